@@ -1,0 +1,59 @@
+"""Learned image codec: a high-resolution image inside a small ordinary JPEG thumbnail.
+
+from napari_hyperthumb import encode, decode
+encode(image, bpp=0.3).save("photo.ht.jpg")
+image = decode("photo.ht.jpg")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    DependencyError,
+    DeviceError,
+    HyperThumbError,
+    HyperThumbWarning,
+    ImageError,
+    ModelError,
+    NotAThumbnailError,
+    RateError,
+    ThumbnailError,
+    TrainingError,
+)
+
+if TYPE_CHECKING:
+    from .codec import Info, Thumbnail, decode, encode, info, load_model
+
+__version__ = "0.1.0"
+__all__ = [
+    "DependencyError",
+    "DeviceError",
+    "HyperThumbError",
+    "HyperThumbWarning",
+    "ImageError",
+    "Info",
+    "ModelError",
+    "NotAThumbnailError",
+    "RateError",
+    "Thumbnail",
+    "ThumbnailError",
+    "TrainingError",
+    "decode",
+    "encode",
+    "info",
+    "load_model",
+]
+_LAZY = ("Info", "Thumbnail", "decode", "encode", "info", "load_model")
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to import: napari's start-up must not pay for it (PEP 562).
+    if name in _LAZY:
+        return getattr(import_module(".codec", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

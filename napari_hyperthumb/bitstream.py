@@ -1,0 +1,400 @@
+"""Bytes of a thumbnail: quantised coefficients, tables and metadata to a JPEG file and back.
+
+The file is written and read with Pillow in YCbCr on both sides, so no colour conversion rounds
+anything, and at sizes of whole 8x8 blocks: the size in the frame header alone is set to that of the
+thumbnail afterwards, and back again before reading. The blocks at the right and lower edges keep
+all of their coefficients that way.
+
+`torchjpeg` (exact coefficients even where a plane leaves 0 .. 255) is an optional backend of the same
+two functions. It crashes the process on crafted files, so it is never the default.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import mozjpeg_lossless_optimization as mozjpeg
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from .errors import DependencyError, HyperThumbError, ImageError, ThumbnailError
+from .jpeg import BLOCK, COEFFICIENTS, dct_8x8, dequantise, idct_8x8
+from .pixels import DTYPES, Format
+
+MAX_SIDE = 65_500
+"""libjpeg's limit for one side of a JPEG."""
+MAX_FILE = 2**31
+BACKENDS = ("pillow", "torchjpeg")
+
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_RDF = (
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:ht="urn:hyperthumb:1" ht:Thumbnail="{}"/></rdf:RDF>'
+)
+_PROPERTY = re.compile(rb'ht:Thumbnail="([^"<>&]{1,300})"')
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SOI, _EOI, _SOS, _APP0, _APP1 = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1
+_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive Huffman
+_OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a thumbnail says about the image in it."""
+
+    scale: int
+    shape: tuple[int, int]
+    """HR height and width."""
+    model: str
+    digest: str
+    """First 16 hex digits of the SHA-256 of the weights."""
+    format: Format
+
+    def to_text(self, tables: NDArray[np.int64]) -> str:
+        """``1 SCALE WIDTHxHEIGHT MODEL DIGEST CHECK [DTYPE LOW HIGH]``, the first being the version."""
+        height, width = self.shape
+        text = f"1 {self.scale} {width}x{height} {self.model} {self.digest} {_check(tables)}"
+        low, high = self.format.range
+        if (self.format.dtype, low, high) != ("uint8", 0.0, 255.0):
+            text += f" {self.format.dtype} {low!r} {high!r}"
+        return text
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a JPEG file holds."""
+
+    quantised: Tensor
+    """Whole numbers as float32 (C, 64, h/8, w/8), natural order; C is 1 (gray) or 3."""
+    tables: NDArray[np.int64]
+    """(2, 64), luma and chroma; a gray file has luma twice."""
+    size: tuple[int, int]
+    """LR height and width."""
+    metadata: Metadata | None
+    """None for a JPEG that isn't ours or has lost it."""
+    lost: tuple[str, ...]
+    """What another program did to the file, in words."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The frame header of a JPEG and where it lies."""
+
+    offset: int
+    """Of the two bytes of the height."""
+    height: int
+    width: int
+    sampling: tuple[tuple[int, int], ...]
+    """Horizontal and vertical sampling factors of each component."""
+    progressive: bool
+    xmp: bytes
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Height and width in whole blocks of 8: the file has data for at least this much."""
+        return -(-self.height // BLOCK) * BLOCK, -(-self.width // BLOCK) * BLOCK
+
+
+def _check(tables: NDArray[np.int64]) -> str:
+    """Four hex digits that change when another program saves the picture with its own tables."""
+    return f"{zlib.crc32(tables.astype('<u2').tobytes()) & 0xFFFF:04x}"
+
+
+# ---- markers ---------------------------------------------------------------------------------
+
+
+def read_frame(data: bytes) -> Frame:
+    """Walk the markers up to the first scan. Raises ThumbnailError for anything but a usual JPEG."""
+    if not data:
+        raise ThumbnailError("the file is empty")
+    if data[:2] != bytes([0xFF, _SOI]):
+        raise ThumbnailError("not a JPEG file")
+    at, xmp, frame = 2, b"", None
+    while True:
+        while data[at : at + 2] == b"\xff\xff":
+            at += 1
+        if at + 4 > len(data) or data[at] != 0xFF:
+            raise ThumbnailError("the JPEG is truncated or damaged before its picture data")
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        body = data[at + 4 : at + 2 + length]
+        if marker == _EOI or length < 2 or len(body) != length - 2:
+            raise ThumbnailError("the JPEG is truncated or damaged before its picture data")
+        if marker == _APP1 and body.startswith(_XMP) and not xmp:
+            xmp = body[len(_XMP) :]
+        elif marker in _OTHER_FRAMES:
+            raise ThumbnailError("a lossless, hierarchical or arithmetic JPEG, which isn't one of ours")
+        elif marker in _FRAMES:
+            if frame is not None:
+                raise ThumbnailError("the JPEG has two frame headers")
+            frame = _parse_frame(body, at + 5, marker == 0xC2)
+        elif marker == _SOS:
+            if frame is None:
+                raise ThumbnailError("the JPEG has no frame header")
+            return Frame(*frame, xmp=xmp)
+        at += 2 + length
+
+
+def _parse_frame(
+    body: bytes, offset: int, progressive: bool
+) -> tuple[int, int, int, tuple[tuple[int, int], ...], bool]:
+    if len(body) < 6 or len(body) != 6 + 3 * body[5]:
+        raise ThumbnailError("the JPEG's frame header is damaged")
+    height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
+    if body[0] != 8:
+        raise ThumbnailError(f"a JPEG of {body[0]} bits a sample; thumbnails have 8")
+    if body[5] == 4:
+        raise ThumbnailError("a CMYK JPEG; convert it to RGB to look at it: it isn't a thumbnail of ours")
+    if body[5] not in (1, 3):
+        raise ThumbnailError(f"a JPEG with {body[5]} components; thumbnails have 1 or 3")
+    if height == 0 or width == 0:
+        raise ThumbnailError("the JPEG says it has no rows or no columns")
+    sampling = tuple((body[i + 1] >> 4, body[i + 1] & 15) for i in range(6, len(body), 3))
+    return offset, height, width, sampling, progressive
+
+
+def _with_size(data: bytes, frame: Frame, height: int, width: int) -> bytes:
+    size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return data[: frame.offset] + size + data[frame.offset + 4 :]
+
+
+def _with_xmp(data: bytes, xmp: bytes) -> bytes:
+    """The file with an XMP segment behind its APP0 (or SOI)."""
+    at = 2
+    if data[2:4] == bytes([0xFF, _APP0]):
+        at = 4 + int.from_bytes(data[4:6], "big")
+    body = _XMP + xmp
+    segment = bytes([0xFF, _APP1]) + (len(body) + 2).to_bytes(2, "big") + body
+    return data[:at] + segment + data[at:]
+
+
+def _parse_metadata(xmp: bytes, gray: bool) -> tuple[Metadata, str] | None:
+    """Metadata and the check digits; None when the packet has no property of ours."""
+    found = _PROPERTY.search(xmp)
+    if not found:
+        return None
+    fields = found[1].decode("latin-1").split()
+    try:
+        version, scale, size, name, digest, check, *rest = fields
+        if version != "1":
+            raise ThumbnailError(
+                f"the thumbnail has format version {version}; this program reads version 1: update it"
+            )
+        width, height = (int(x) for x in size.split("x"))
+        dtype, low, high = rest if rest else ("uint8", "0.0", "255.0")
+        fmt = Format(dtype, (float(low), float(high)), gray)
+        good = (
+            int(scale) in (2, 4)
+            and 0 < width < 2**20
+            and 0 < height < 2**20
+            and _NAME.fullmatch(name)
+            and re.fullmatch("[0-9a-f]{16}", digest)
+            and dtype in DTYPES
+            and np.isfinite(fmt.range).all()
+            and fmt.range[0] <= fmt.range[1]
+        )
+    except ThumbnailError:
+        raise
+    except (ValueError, OverflowError) as error:
+        raise ThumbnailError(f"the thumbnail's metadata is damaged: {found[1]!r}") from error
+    if not good:
+        raise ThumbnailError(f"the thumbnail's metadata is damaged: {found[1]!r}")
+    return Metadata(int(scale), (height, width), name, digest, fmt), check
+
+
+# ---- writing ---------------------------------------------------------------------------------
+
+
+def write_jpeg(
+    quantised: Tensor,
+    tables: NDArray[np.int64],
+    size: tuple[int, int],
+    metadata: Metadata | None = None,
+    *,
+    backend: str = "pillow",
+) -> bytes:
+    """A JPEG file, 4:4:4 or gray, with optimised Huffman tables.
+
+    quantised: whole numbers (C, 64, h, w), C 1 or 3, natural order. tables: (2, 64), 1 .. 255.
+    size: LR height and width, at most 8h and 8w. Progressive coding is used where it is smaller.
+    Raises ImageError for sides that a JPEG can't have.
+    """
+    if max(size) > MAX_SIDE:
+        raise ImageError(
+            f"the thumbnail would have {size[1]}x{size[0]} pixels; a JPEG has at most {MAX_SIDE} a "
+            "side: use a larger scale, or store the image in chunks (hyperthumb pyramid)"
+        )
+    xmp = b"" if metadata is None else _RDF.format(metadata.to_text(tables)).encode()
+    if backend == "torchjpeg":
+        return _smaller(_with_xmp(_write_torchjpeg(quantised, tables, size), xmp))
+    table = torch.from_numpy(tables).float()[None]
+    planes = idct_8x8(dequantise(quantised[None], table))[0]
+    samples = (planes + 128).round_().clamp_(0, 255).to(torch.uint8).numpy()
+    if samples.shape[0] == 1:
+        image, used = Image.fromarray(samples[0]), [tables[0].tolist()]
+    else:
+        pixels = np.ascontiguousarray(samples.transpose(1, 2, 0))
+        height, width = pixels.shape[:2]
+        image = Image.frombytes("YCbCr", (width, height), pixels.tobytes())
+        used = tables.tolist()
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", qtables=used, subsampling=0, optimize=True, xmp=xmp)
+    data = buffer.getvalue()
+    return _smaller(_with_size(data, read_frame(data), *size))
+
+
+def _smaller(data: bytes) -> bytes:
+    """The same coefficients with mozjpeg's choice of scans, if that takes fewer bytes."""
+    optimised: bytes = mozjpeg.optimize(data, copy=mozjpeg.COPY_MARKERS.ALL)
+    return min(data, optimised, key=len)
+
+
+# ---- reading ---------------------------------------------------------------------------------
+
+
+def check_claims(data: bytes, frame: Frame) -> None:
+    """Refuse sizes that so few bytes can't hold, before anything is allocated.
+
+    Each block of each component takes a bit or more for its DC coefficient.
+    """
+    height, width = frame.padded
+    blocks = (height // BLOCK) * (width // BLOCK)
+    if blocks > 8 * len(data):
+        raise ThumbnailError(
+            f"the JPEG claims {frame.width}x{frame.height} pixels in {len(data)} bytes: "
+            "it is truncated or made up"
+        )
+
+
+def read_jpeg(data: bytes, *, backend: str = "pillow") -> Contents:
+    """What a JPEG file holds, whether it is one of ours or not.
+
+    Raises ThumbnailError for anything that isn't a whole, usual JPEG.
+    """
+    if len(data) > MAX_FILE:
+        raise ThumbnailError(f"{len(data)} bytes is more than a thumbnail can have")
+    frame = read_frame(data)
+    check_claims(data, frame)
+    lost: list[str] = []
+    components = len(frame.sampling)
+    if backend == "torchjpeg":
+        quantised, tables = _read_torchjpeg(data, components)
+    else:
+        planes, tables = _read_planes(data, frame)
+        table = torch.from_numpy(tables).float()[None]
+        quantised = dct_8x8(planes[None])[0]
+        quantised /= table[0, [0, 1, 1][:components], :, None, None]
+        quantised.round_()
+    if len(set(frame.sampling)) > 1:
+        lost.append("its colour was subsampled by another program")
+    parsed = _parse_metadata(frame.xmp, components == 1)
+    metadata = None
+    if parsed:
+        metadata, check = parsed
+        if check != _check(tables):
+            lost.append("it was saved again by another program, with other quantisation tables")
+        wanted = tuple(-(-side // metadata.scale) for side in metadata.shape)
+        if wanted != (frame.height, frame.width):
+            lost.append(
+                f"it was resized or cropped from {wanted[1]}x{wanted[0]} to "
+                f"{frame.width}x{frame.height} pixels"
+            )
+    return Contents(quantised, tables, (frame.height, frame.width), metadata, tuple(lost))
+
+
+def _read_planes(data: bytes, frame: Frame) -> tuple[Tensor, NDArray[np.int64]]:
+    """Planes in whole blocks (C, H, W), zero-centred, and tables (2, 64)."""
+    whole = _with_size(data, frame, *frame.padded)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(whole), formats=["JPEG"])
+            if len(frame.sampling) == 3:
+                image.draft("YCbCr", image.size)
+            image.load()
+    except UnidentifiedImageError as error:
+        raise ThumbnailError("not a JPEG that can be read") from error
+    except (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise ThumbnailError(f"the JPEG is truncated or damaged: {error}") from error
+    except (MemoryError, Image.DecompressionBombError) as error:
+        raise ThumbnailError(f"the JPEG is too large to open: {error}") from error
+    if image.mode not in ("YCbCr", "L") or image.size != frame.padded[::-1]:
+        raise ThumbnailError(f"a JPEG of mode {image.mode}; thumbnails are YCbCr or gray")
+    tables = _tables(image)
+    samples = np.array(image)
+    planes = torch.from_numpy(samples[None] if samples.ndim == 2 else samples.transpose(2, 0, 1))
+    return planes.float() - 128, tables
+
+
+def _tables(image: Image.Image) -> NDArray[np.int64]:
+    found: dict[int, list[int]] = getattr(image, "quantization", {})
+    which = [layer[3] for layer in getattr(image, "layer", [])]
+    try:
+        luma = found[which[0]]
+        chroma = found[which[1]] if len(which) > 1 else luma
+        tables = np.array([luma, chroma], dtype=np.int64)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ThumbnailError("the JPEG's quantisation tables are missing or damaged") from error
+    if tables.shape != (2, COEFFICIENTS) or tables.min() < 1:
+        raise ThumbnailError("the JPEG's quantisation tables are damaged")
+    return tables
+
+
+# ---- torchjpeg -------------------------------------------------------------------------------
+
+
+def _torchjpeg() -> object:
+    try:
+        import torchjpeg.codec
+    except ImportError as error:
+        raise DependencyError(
+            "the torchjpeg backend needs torchjpeg: pip install 'napari-hyperthumb[reference]'"
+        ) from error
+    return torchjpeg.codec
+
+
+def _grid(quantised: Tensor) -> Tensor:
+    """(C, 64, h, w) to torchjpeg's int16 (C, h, w, 8, 8)."""
+    c, _, h, w = quantised.shape
+    return quantised.permute(0, 2, 3, 1).reshape(c, h, w, BLOCK, BLOCK).round().short().contiguous()
+
+
+def _write_torchjpeg(quantised: Tensor, tables: NDArray[np.int64], size: tuple[int, int]) -> bytes:
+    codec = _torchjpeg()
+    colours = quantised.shape[0] == 3
+    dimensions = torch.tensor([size] * quantised.shape[0], dtype=torch.int32)
+    used = torch.from_numpy(tables[: 2 if colours else 1]).reshape(-1, BLOCK, BLOCK).short()
+    if colours:
+        used = used[[0, 1, 1]]
+    grid = _grid(quantised)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "out.jpg"
+        codec.write_coefficients(  # type: ignore[attr-defined]
+            str(path), dimensions, used, grid[:1], grid[1:] if colours else None
+        )
+        return path.read_bytes()
+
+
+def _read_torchjpeg(data: bytes, components: int) -> tuple[Tensor, NDArray[np.int64]]:
+    codec = _torchjpeg()
+    # libjpeg errors end the process there: let Pillow, which survives them, decode the file first.
+    _read_planes(data, read_frame(data))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "in.jpg"
+        path.write_bytes(data)
+        _, found, luma, chroma = codec.read_coefficients(str(path))  # type: ignore[attr-defined]
+    parts = [luma] if chroma is None else [luma, chroma]
+    if any(part.shape[1:] != luma.shape[1:] for part in parts) or components not in (1, 3):
+        raise HyperThumbError("torchjpeg reads 4:4:4 and gray files only")
+    grid = torch.cat(parts)  # (C, h, w, 8, 8)
+    quantised = grid.flatten(3).permute(0, 3, 1, 2).float()
+    tables = found.reshape(found.shape[0], COEFFICIENTS).long().numpy()
+    return quantised, np.stack([tables[0], tables[min(1, len(tables) - 1)]])

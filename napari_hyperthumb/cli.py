@@ -1,0 +1,470 @@
+"""The `hyperthumb` command.
+
+Exit codes: 0 all done, 1 some file failed (they are listed at the end), 2 wrong usage, 130 interrupted.
+Results go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import __version__
+from .errors import HyperThumbError, HyperThumbWarning
+from .files import (
+    THUMBNAIL_SUFFIX,
+    bare_name,
+    find_images,
+    image_bytes,
+    read_image,
+    read_image_file,
+    write_atomically,
+)
+
+STREAM = "-"
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A high-resolution image inside a small ordinary JPEG thumbnail, and back.",
+)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+_out = Console(highlight=False, soft_wrap=True)
+
+
+class Scale(str, Enum):
+    """Choices of --scale."""
+
+    auto = "auto"
+    two = "2"
+    four = "4"
+
+
+class Alpha(str, Enum):
+    """Choices of --alpha."""
+
+    refuse = "refuse"
+    drop = "drop"
+
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="INPUT...", help="Files, folders, or - for standard input.")
+]
+Output = Annotated[
+    str | None,
+    typer.Option("--output", "-o", help="File, folder (for many inputs), or - for standard output."),
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")]
+Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no result lines.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+ModelFile = Annotated[
+    str | None, typer.Option("--model", help="Weights (.safetensors) instead of the bundled ones.")
+]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and where its result goes."""
+
+    source: str
+    target: str | None
+    """None for a job that writes no file."""
+
+
+def _fail(text: str) -> typer.Exit:
+    _err.print(f"hyperthumb: {text}", markup=False)
+    return typer.Exit(2)
+
+
+def plan_jobs(
+    inputs: Sequence[str],
+    output: str | None,
+    name_of: Callable[[Path], str],
+    wanted: Callable[[Path], bool],
+) -> list[Job]:
+    """What goes where. Folders are searched for files that are `wanted` and keep their layout below
+    an output folder. Raises HyperThumbError for targets that can't hold all of it."""
+    pairs: list[tuple[str, Path]] = []  # source, and its place relative to the output folder
+    for text in inputs:
+        path = Path(text)
+        if text == STREAM:
+            pairs.append((STREAM, Path(name_of(Path("stdin")))))
+        elif path.is_dir():
+            found = [p for p in find_images([path]) if wanted(p)]
+            if not found:
+                raise HyperThumbError(f"{path}: no picture in this folder")
+            pairs += [(str(p), p.relative_to(path).with_name(name_of(p))) for p in found]
+        else:
+            pairs.append((text, Path(name_of(path))))
+    many = len(pairs) > 1 or any(Path(text).is_dir() for text in inputs)
+    if output is None:
+        return [
+            Job(source, STREAM if source == STREAM else str(Path(source).with_name(place.name)))
+            for source, place in pairs
+        ]
+    if output == STREAM or (not many and not Path(output).is_dir()):
+        if many:
+            raise HyperThumbError("standard output holds one result only; give a folder with --output")
+        return [Job(pairs[0][0], output)]
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise HyperThumbError(f"{folder}: is a file; many inputs need a folder")
+    return [Job(source, str(folder / place)) for source, place in pairs]
+
+
+def _write(target: str | None, data: bytes, force: bool) -> None:
+    assert target is not None
+    if target == STREAM:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    path = Path(target)
+    if path.exists() and not force:
+        raise HyperThumbError(f"{path}: exists already; --force replaces it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HyperThumbError(f"{path.parent}: can't be made: {error.strerror or error}") from error
+    write_atomically(path, data)
+
+
+def _read_stream() -> io.BytesIO:
+    return io.BytesIO(sys.stdin.buffer.read())
+
+
+Work = Callable[[Job, Callable[[float], None]], dict[str, Any]]
+
+
+def run_jobs(
+    jobs: Sequence[Job], work: Work, line: Callable[[dict[str, Any]], str], *, as_json: bool, quiet: bool
+) -> None:
+    """Do every job, whatever happens to the others; then print what failed and exit with 1 if any did."""
+    results: list[dict[str, Any]] = []
+    failures: list[str] = []
+    to_stdout = any(job.target == STREAM for job in jobs)
+    if to_stdout and as_json:
+        raise _fail("--json and a picture can't both go to standard output")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    taken: dict[str, str] = {}
+    with Progress(*columns, console=_err, transient=True, disable=quiet or not _err.is_terminal) as bar:
+        task = bar.add_task("", total=len(jobs))
+        for index, job in enumerate(jobs):
+            bar.update(task, description=Path(job.source).name[-40:])
+
+            def part(fraction: float, index: int = index) -> None:
+                bar.update(task, completed=index + fraction)
+
+            try:
+                target = job.target or job.source
+                if target != STREAM and taken.setdefault(target, job.source) != job.source:
+                    raise HyperThumbError(
+                        f"{job.source}: would be written over the result of {taken[target]}"
+                    )
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always", HyperThumbWarning)
+                    result = work(job, part)
+                notes = [str(w.message) for w in caught if issubclass(w.category, HyperThumbWarning)]
+                for note in notes:
+                    _err.print(f"warning: {note}", markup=False)
+                results.append({**result, "warnings": notes})
+                if not (quiet or as_json or to_stdout):
+                    _out.print(line(result), markup=False)
+            except HyperThumbError as error:
+                text = str(error)
+                failures.append(text if job.source in text else f"{job.source}: {text}")
+            bar.update(task, completed=index + 1)
+    if as_json:
+        _out.print_json(json.dumps({"results": results, "failures": failures}))
+    if failures:
+        _err.print(f"{len(failures)} of {len(jobs)} failed:", markup=False)
+        for text in failures:
+            _err.print(f"  {text}", markup=False)
+        raise typer.Exit(1)
+
+
+def _is_thumbnail(path: Path) -> bool:
+    return path.name.lower().endswith(THUMBNAIL_SUFFIX)
+
+
+def _jobs(
+    inputs: Sequence[str],
+    output: str | None,
+    name_of: Callable[[Path], str],
+    wanted: Callable[[Path], bool],
+) -> list[Job]:
+    try:
+        return plan_jobs(inputs, output, name_of, wanted)
+    except HyperThumbError as error:
+        raise _fail(str(error)) from error
+
+
+@app.command("encode")
+def encode_command(
+    inputs: Inputs,
+    output: Output = None,
+    bpp: Annotated[float | None, typer.Option(help="Bits a pixel of the image, whole file.")] = None,
+    nbytes: Annotated[int | None, typer.Option("--bytes", help="Largest file size in bytes.")] = None,
+    psnr: Annotated[float | None, typer.Option(help="Lowest PSNR in dB.")] = None,
+    level: Annotated[float | None, typer.Option(help="Rate level, -1 (smallest) to 1. Default: 0.")] = None,
+    scale: Annotated[Scale, typer.Option(help="Image side / thumbnail side.")] = Scale.auto,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--range", help="Values that become black and white (default: the data's own)."),
+    ] = None,
+    alpha: Annotated[Alpha, typer.Option(help="What to do with an alpha channel.")] = Alpha.refuse,
+    device: Device = "auto",
+    model: ModelFile = None,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Code pictures into thumbnails: photo.png becomes photo.ht.jpg beside it."""
+    from .codec import encode
+
+    def work(job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
+        streamed = job.source == STREAM
+        image = read_image_file(_read_stream(), "standard input") if streamed else read_image(job.source)
+        thumbnail = encode(
+            image,
+            bpp=bpp,
+            nbytes=nbytes,
+            psnr=psnr,
+            level=level,
+            scale="auto" if scale is Scale.auto else int(scale.value),
+            device=device,
+            model=model,
+            value_range=value_range,
+            alpha=alpha.value,
+            progress=progress,
+        )
+        _write(job.target, thumbnail.data, force)
+        return {
+            "input": job.source,
+            "output": job.target,
+            "bytes": thumbnail.nbytes,
+            "bpp": thumbnail.bpp,
+            "scale": thumbnail.scale,
+            "level": thumbnail.level,
+            "shape": list(image.shape),
+            "model": thumbnail.model,
+        }
+
+    def line(r: dict[str, Any]) -> str:
+        return f"{r['output']}  {r['bytes']:,} bytes  {r['bpp']:.3f} bpp  scale {r['scale']}"
+
+    jobs = _jobs(inputs, output, lambda p: bare_name(p) + THUMBNAIL_SUFFIX, lambda p: not _is_thumbnail(p))
+    run_jobs(jobs, work, line, as_json=as_json, quiet=quiet)
+
+
+@app.command("decode")
+def decode_command(
+    inputs: Inputs,
+    output: Output = None,
+    scale: Annotated[int | None, typer.Option(help="For a JPEG that lost its metadata: 2 or 4.")] = None,
+    model: ModelFile = None,
+    any_model: Annotated[
+        bool, typer.Option("--any-model", help="Decode with other weights than the file's, at a loss.")
+    ] = False,
+    max_pixels: Annotated[int | None, typer.Option(help="Refuse larger images.")] = None,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Reconstruct the images in thumbnails: photo.ht.jpg becomes photo.png (or .tif for float data)."""
+    from .codec import MAX_PIXELS, decode
+
+    def work(job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
+        image = decode(
+            _read_stream() if job.source == STREAM else job.source,
+            scale=scale,
+            model=model,
+            any_model=any_model,
+            device=device,
+            max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+            progress=progress,
+        )
+        png = image.dtype.name == "uint8" or (image.dtype.name == "uint16" and image.ndim == 2)
+        target = job.target or STREAM
+        if output is None and target != STREAM and not png:
+            target = str(Path(target).with_suffix(".tif"))
+        suffix = ".png" if png else ".tif"
+        _write(target, image_bytes(image, suffix if target == STREAM else Path(target).suffix), force)
+        return {
+            "input": job.source,
+            "output": target,
+            "shape": list(image.shape),
+            "dtype": image.dtype.name,
+        }
+
+    def line(r: dict[str, Any]) -> str:
+        return f"{r['output']}  {r['shape'][1]}x{r['shape'][0]}  {r['dtype']}"
+
+    jobs = _jobs(inputs, output, lambda p: bare_name(p) + ".png", _is_thumbnail)
+    run_jobs(jobs, work, line, as_json=as_json, quiet=quiet)
+
+
+@app.command("info")
+def info_command(
+    inputs: Inputs,
+    tables: Annotated[bool, typer.Option("--tables", help="Print the quantisation tables.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what thumbnail files are: scale, sizes, bits a pixel, weights, tables."""
+    from .codec import info
+
+    def work(job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
+        found = info(_read_stream() if job.source == STREAM else job.source)
+        (height, width), (lr_height, lr_width) = found.shape, found.lr_size
+        return {
+            "input": job.source,
+            "bytes": found.nbytes,
+            "bpp": found.bpp,
+            "scale": found.scale,
+            "width": width,
+            "height": height,
+            "thumbnail_width": lr_width,
+            "thumbnail_height": lr_height,
+            "channels": 1 if found.format.gray else 3,
+            "dtype": found.format.dtype,
+            "range": list(found.format.range),
+            "model": found.model,
+            "digest": found.digest,
+            "luma": found.tables[0].tolist(),
+            "chroma": found.tables[1].tolist(),
+            "lost": list(found.lost),
+        }
+
+    def line(r: dict[str, Any]) -> str:
+        kind = "gray" if r["channels"] == 1 else "RGB"
+        low, high = r["range"]
+        text = [
+            f"{r['input']}",
+            f"  image      {r['width']}x{r['height']} {kind} {r['dtype']}, values {low:g} to {high:g}",
+            f"  thumbnail  {r['thumbnail_width']}x{r['thumbnail_height']} (scale {r['scale']})",
+            f"  size       {r['bytes']:,} bytes, {r['bpp']:.4f} bits a pixel",
+            f"  weights    {r['model']} ({r['digest']})",
+        ]
+        text += [f"  lost       {lost}" for lost in r["lost"]]
+        for name in ("luma", "chroma") if tables else ():
+            text.append(f"  {name}")
+            text += ["    " + " ".join(f"{step:3d}" for step in row) for row in r[name]]
+        return "\n".join(text)
+
+    jobs = _jobs(inputs, None, lambda p: p.name, _is_thumbnail)
+    run_jobs([Job(job.source, None) for job in jobs], work, line, as_json=as_json, quiet=False)
+
+
+@app.command("compare")
+def compare_command(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A picture, or - for standard input.")],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="PNG with crops side by side. Default: NAME.compare.png."),
+    ] = None,
+    bpp: Annotated[float | None, typer.Option(help="Bits a pixel. Default: 0.3.")] = None,
+    nbytes: Annotated[int | None, typer.Option("--bytes", help="File size in bytes.")] = None,
+    scale: Annotated[Scale, typer.Option(help="Image side / thumbnail side.")] = Scale.auto,
+    device: Device = "auto",
+    model: ModelFile = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Ours against JPEG, WebP and AVIF (JPEG XL where installed) at the same number of bytes."""
+    from .codec import decode, encode
+    from .compare import as_eight_bit, compare, sheet
+
+    target = output or (
+        "stdin.compare.png"
+        if image == STREAM
+        else str(Path(image).with_name(bare_name(Path(image)) + ".compare.png"))
+    )
+
+    def work(job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
+        streamed = job.source == STREAM
+        array = read_image_file(_read_stream(), "standard input") if streamed else read_image(job.source)
+        original = as_eight_bit(array)
+        thumbnail = encode(
+            original,
+            bpp=0.3 if bpp is None and nbytes is None else bpp,
+            nbytes=nbytes,
+            scale="auto" if scale is Scale.auto else int(scale.value),
+            device=device,
+            model=model,
+            progress=lambda fraction: progress(0.5 * fraction),
+        )
+        rows = compare(original, thumbnail, decode(thumbnail.data, model=model, device=device))
+        buffer = io.BytesIO()
+        sheet(original, rows).save(buffer, "PNG")
+        _write(target, buffer.getvalue(), force)
+        return {
+            "input": job.source,
+            "output": target,
+            "codecs": [
+                {
+                    "name": row.name,
+                    "bytes": row.nbytes,
+                    "bpp": 8 * row.nbytes / (original.shape[0] * original.shape[1]),
+                    "psnr": row.psnr,
+                    "ssim": row.ssim,
+                    "exceeds": row.exceeds,
+                }
+                for row in rows
+            ],
+        }
+
+    def line(r: dict[str, Any]) -> str:
+        text = [f"{'codec':<16}{'bytes':>10}{'bpp':>9}{'PSNR dB':>10}{'SSIM':>9}"]
+        for c in r["codecs"]:
+            mark = "  (its smallest file is larger)" if c["exceeds"] else ""
+            text.append(
+                f"{c['name']:<16}{c['bytes']:>10,}{c['bpp']:>9.4f}{c['psnr']:>10.2f}{c['ssim']:>9.4f}{mark}"
+            )
+        return "\n".join([*text, f"picture: {r['output']}"])
+
+    run_jobs([Job(image, target)], work, line, as_json=as_json, quiet=False)
+
+
+def _version(value: bool) -> None:
+    if value:
+        _out.print(f"hyperthumb {__version__}", markup=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the command."""
+    from ._cli_training import add_training_commands
+
+    add_training_commands(app)
+    app()
+
+
+if __name__ == "__main__":
+    main()

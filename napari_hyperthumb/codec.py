@@ -1,0 +1,537 @@
+"""Arrays to thumbnails and back: the public functions.
+
+thumbnail = encode(image, bpp=0.3)
+thumbnail.save("photo.ht.jpg")
+image = decode("photo.ht.jpg")
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .bitstream import Contents, read_frame, read_jpeg
+from .checkpoint import BUNDLED, Model, bundled_path, load_checkpoint
+from .device import pick_device
+from .errors import (
+    HyperThumbError,
+    HyperThumbWarning,
+    ImageError,
+    ModelError,
+    NotAThumbnailError,
+    RateError,
+    ThumbnailError,
+)
+from .files import write_atomically
+from .metrics import mse, psnr_from_mse
+from .model import LEVELS
+from .pipeline import Coding, PreparedImage, Report, no_report, reconstruct
+from .pixels import Array, Format, ValueRange, check_image
+from .search import log_bytes, search_level
+
+SCALES = (2, 4)
+MAX_PIXELS = 500_000_000
+"""HR pixels that `decode` reconstructs unless told otherwise."""
+COARSEST = -4.0
+"""Below level -1 only the tables grow; at this level they have reached their limit."""
+Source = str | os.PathLike[str] | bytes | BinaryIO
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """An encoded image: the bytes of a JPEG file, and what is known about them."""
+
+    data: bytes = field(repr=False)
+    scale: int
+    shape: tuple[int, ...]
+    """Of the original array."""
+    level: float
+    """Rate level, -1 .. 1; below -1 the tables are coarser than the predictor's."""
+    tables: NDArray[np.int64] = field(repr=False)
+    """(2, 8, 8): luma and chroma quantisation steps, 1 .. 255."""
+    model: str
+    """Name and digest of the weights."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the file."""
+        return len(self.data)
+
+    @property
+    def bpp(self) -> float:
+        """Bits of the whole file per HR pixel."""
+        return 8 * len(self.data) / (self.shape[0] * self.shape[1])
+
+    @cached_property
+    def lr(self) -> NDArray[np.uint8]:
+        """The picture any viewer shows: (h, w) or (h, w, 3) uint8, RGB."""
+        with Image.open(io.BytesIO(self.data)) as image:
+            return np.asarray(image)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file, whole or not at all. Raises HyperThumbError when it can't be written."""
+        write_atomically(os.fspath(path), self.data)
+
+
+# ---- models ----------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=8)
+def _load(path: Path, stamp: tuple[int, int]) -> Model:
+    return load_checkpoint(path)
+
+
+def load_model(name: str | os.PathLike[str] | Model) -> Model:
+    """Weights by bundled name ("ht-x2", "ht-x4") or by file; kept in memory once loaded.
+
+    Raises ModelError when there are none, or the file isn't one of ours.
+    """
+    if isinstance(name, Model):
+        return name
+    path = bundled_path(str(name)) if str(name) in BUNDLED.values() else Path(name)
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ModelError(
+            f"{name}: no such weights; give a .safetensors file or one of {', '.join(BUNDLED.values())}"
+        ) from error
+    return _load(path, (stat.st_mtime_ns, stat.st_size))
+
+
+def _model_for(model: str | os.PathLike[str] | Model | None, scale: int) -> Model:
+    loaded = load_model(BUNDLED[scale] if model is None else model)
+    if loaded.scale != scale:
+        raise ModelError(f"the weights {loaded.name} are for scale {loaded.scale}, not {scale}")
+    return loaded
+
+
+# ---- encode ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Target:
+    kind: str
+    value: float
+
+    def describe(self) -> str:
+        return {"psnr": f"{self.value:g} dB", "level": f"level {self.value:g}"}.get(
+            self.kind, f"{self.value:.0f} bytes"
+        )
+
+
+def _target(
+    shape: tuple[int, ...],
+    bpp: float | None,
+    nbytes: int | None,
+    psnr: float | None,
+    level: float | None,
+) -> _Target:
+    given = {"bpp": bpp, "nbytes": nbytes, "psnr": psnr, "level": level}
+    chosen = [(kind, float(value)) for kind, value in given.items() if value is not None]
+    if len(chosen) > 1:
+        raise RateError(f"give one of bpp, nbytes, psnr and level, not {len(chosen)} of them")
+    kind, value = chosen[0] if chosen else ("level", 0.0)
+    if not math.isfinite(value):
+        raise RateError(f"{kind} must be a finite number, not {value}")
+    if kind == "level" and not LEVELS[0] <= value <= LEVELS[1]:
+        raise RateError(f"level must be from {LEVELS[0]:g} to {LEVELS[1]:g}, not {value:g}")
+    if kind != "level" and value <= 0:
+        raise RateError(f"{kind} must be more than 0, not {value:g}")
+    if kind == "bpp":
+        return _Target("nbytes", math.floor(value * shape[0] * shape[1] / 8))
+    return _Target(kind, math.floor(value) if kind == "nbytes" else value)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """The best coding at one scale."""
+
+    coding: Coding
+    prepared: PreparedImage
+    inside: bool
+    """Whether the target lies within the model's levels."""
+
+    @cached_property
+    def error(self) -> float:
+        """Mean squared error of what the bytes decode to, in 8-bit levels squared."""
+        return _error(self.prepared, self.coding)
+
+
+def _error(prepared: PreparedImage, coding: Coding) -> float:
+    contents = read_jpeg(coding.data)
+    decoded = reconstruct(
+        contents.quantised,
+        contents.tables,
+        prepared.shape,
+        prepared.format,
+        prepared.model,
+        prepared.device,
+    )
+    peak = _peak(prepared.format)
+    return mse(prepared.array, decoded) * (255 / peak) ** 2
+
+
+def _peak(fmt: Format) -> float:
+    return (fmt.range[1] - fmt.range[0]) or 1.0
+
+
+def _for_bytes(prepared: PreparedImage, wanted: int) -> _Candidate:
+    def measure(level: float) -> tuple[float, Coding]:
+        coding = prepared.code(level)
+        return log_bytes(len(coding.data)), coding
+
+    below, above = search_level(
+        measure,
+        log_bytes(max(wanted, 1)),
+        low=COARSEST,
+        high=LEVELS[1],
+        start=0.0,
+        slope=0.85,
+        tolerance=0.01,
+    )
+    if below is None:
+        least = len(above.result.data) if above else 0
+        raise RateError(
+            f"{wanted} bytes can't be reached at scale {prepared.model.scale}: "
+            f"the smallest file of this image has {least} bytes"
+        )
+    return _Candidate(below.result, prepared, LEVELS[0] <= below.level < LEVELS[1])
+
+
+def _for_psnr(prepared: PreparedImage, wanted: float) -> _Candidate:
+    def measure(level: float) -> tuple[float, Coding]:
+        coding = prepared.code(level)
+        return psnr_from_mse(max(_error(prepared, coding), 1e-9)), coding
+
+    tolerance = 0.05
+    below, above = search_level(
+        measure,
+        wanted + tolerance,
+        low=LEVELS[0],
+        high=LEVELS[1],
+        start=0.0,
+        slope=2.5,
+        tolerance=tolerance,
+        trials=10,
+    )
+    good = [trial for trial in (below, above) if trial is not None and trial.value >= wanted]
+    if not good:
+        reached = max(trial.value for trial in (below, above) if trial is not None)
+        raise RateError(
+            f"{wanted:g} dB can't be reached at scale {prepared.model.scale}: "
+            f"this image comes to {reached:.2f} dB at most"
+        )
+    best = min(good, key=lambda trial: len(trial.result.data))
+    return _Candidate(best.result, prepared, True)
+
+
+def _at_scale(prepared: PreparedImage, target: _Target, report: Report) -> _Candidate:
+    if target.kind == "level":
+        return _Candidate(prepared.code(target.value, report), prepared, True)
+    if target.kind == "nbytes":
+        return _for_bytes(prepared, int(target.value))
+    return _for_psnr(prepared, target.value)
+
+
+def _best(candidates: list[_Candidate], target: _Target) -> _Candidate:
+    if len(candidates) == 1:
+        return candidates[0]
+    if target.kind == "psnr":
+        return min(candidates, key=lambda c: len(c.coding.data))
+    inside = [c for c in candidates if c.inside]
+    return inside[0] if len(inside) == 1 else min(candidates, key=lambda c: c.error)
+
+
+def _scales(
+    scale: int | str, target: _Target, model: str | os.PathLike[str] | Model | None
+) -> tuple[int, ...]:
+    if model is not None:
+        own = load_model(model).scale
+        if scale not in ("auto", own):
+            raise ModelError(f"the weights {model} are for scale {own}, not {scale}")
+        return (own,)
+    if scale == "auto":
+        # A level alone says nothing about size: scale 2 keeps more of the picture.
+        return (2,) if target.kind == "level" else SCALES
+    if isinstance(scale, int) and scale in SCALES:
+        return (scale,)
+    raise RateError(f'scale must be "auto", 2 or 4, not {scale!r}')
+
+
+def encode(
+    image: object,
+    *,
+    bpp: float | None = None,
+    nbytes: int | None = None,
+    psnr: float | None = None,
+    level: float | None = None,
+    scale: int | str = "auto",
+    effort: str = "fast",
+    device: str = "auto",
+    model: str | os.PathLike[str] | Model | None = None,
+    value_range: ValueRange | None = None,
+    alpha: str = "refuse",
+    progress: Report = no_report,
+) -> Thumbnail:
+    """Code an image into a small JPEG that holds the whole of it.
+
+    image: (H, W) or (H, W, 3), 1x1 and up; uint8, other integers, or float. Gray images become
+    one-component files.
+    bpp, nbytes, psnr, level: at most one. bpp and nbytes are never exceeded and met within 1%, or
+    as closely as the level allows, by coding the image for real; psnr (dB, against the value range) is
+    reached with as few bytes as the level allows; level is -1 (smallest) .. 1. Default: level 0.
+    scale: HR side / thumbnail side, 2 or 4; "auto" takes the one with the smaller error at the
+    wanted size (for a level: 2).
+    effort: "fast" is one pass through the networks for each size that is tried.
+    device: "auto", "cpu", "cuda", "mps".
+    model: weights by file or name instead of the bundled ones.
+    value_range: values that become black and white; None: 0..255 for uint8, otherwise the data's
+    minimum and maximum. Kept in the file.
+    alpha: "refuse" an image with an alpha channel, or "drop" that channel.
+    progress: called with the fraction done; an exception raised there ends the work.
+
+    Raises ImageError, RateError, ModelError or DeviceError, all of them HyperThumbError.
+    """
+    if effort != "fast":
+        raise HyperThumbError(f'effort must be "fast", not {effort!r}')
+    array, fmt = check_image(image, alpha=alpha, value_range=value_range)
+    target = _target(array.shape, bpp, nbytes, psnr, level)
+    where = pick_device(device)
+    candidates: list[_Candidate] = []
+    failures: list[RateError] = []
+    scales = _scales(scale, target, model)
+    for index, one in enumerate(scales):
+
+        def part(fraction: float, index: int = index) -> None:
+            progress((index + 0.5 * fraction) / len(scales))
+
+        try:
+            prepared = PreparedImage(array, fmt, _model_for(model, one), where, report=part)
+            candidates.append(_at_scale(prepared, target, no_report))
+        except (RateError, ImageError) as error:
+            if len(scales) == 1 or not isinstance(error, RateError) and one == scales[-1]:
+                raise
+            failures.append(RateError(str(error)))
+        progress((index + 1) / len(scales))
+    if not candidates:
+        raise RateError("; ".join(str(error) for error in failures))
+    chosen = _best(candidates, target)
+    coding, used = chosen.coding, chosen.prepared.model
+    return Thumbnail(
+        data=coding.data,
+        scale=used.scale,
+        shape=array.shape,
+        level=coding.level,
+        tables=coding.tables.reshape(2, 8, 8),
+        model=f"{used.name}-{used.digest}",
+    )
+
+
+# ---- decode ----------------------------------------------------------------------------------
+
+
+def _read(source: Source) -> tuple[bytes, str]:
+    if isinstance(source, bytes):
+        return source, "the data"
+    if hasattr(source, "read"):
+        data = source.read()
+        if not isinstance(data, bytes):
+            raise ThumbnailError("the file object gives text; open it in binary mode")
+        return data, str(getattr(source, "name", "the data"))
+    path = Path(os.fspath(source))
+    try:
+        return path.read_bytes(), str(path)
+    except OSError as error:
+        raise ThumbnailError(f"{path}: can't be read: {error.strerror or error}") from error
+
+
+def _named(name: str, error: HyperThumbError) -> HyperThumbError:
+    text = str(error)
+    return type(error)(text if text.startswith(name) else f"{name}: {text}")
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a thumbnail file is."""
+
+    nbytes: int
+    bpp: float
+    scale: int
+    shape: tuple[int, int]
+    """HR height and width."""
+    lr_size: tuple[int, int]
+    """Thumbnail height and width."""
+    format: Format
+    model: str
+    digest: str
+    tables: NDArray[np.int64] = field(repr=False)
+    """(2, 8, 8)"""
+    lost: tuple[str, ...]
+    """What another program did to the file, in words."""
+
+
+def _metadata(
+    contents: Contents, name: str, scale: int | None
+) -> tuple[int, tuple[int, int], Format, tuple[str, ...]]:
+    """Scale, HR shape, format, and what was lost."""
+    meta = contents.metadata
+    lost = contents.lost
+    gray = contents.quantised.shape[0] == 1
+    if meta is None:
+        if scale is None:
+            raise NotAThumbnailError(
+                f"{name}: a JPEG without a thumbnail's metadata: an ordinary picture, or its metadata "
+                "was stripped. To decode it all the same give the scale (scale=2 or 4; --scale)"
+            )
+        if scale not in SCALES:
+            raise RateError(f"scale must be 2 or 4, not {scale!r}")
+        text = (
+            "its metadata is missing: the exact size, the original's dtype and value range, and which "
+            "weights coded it aren't known"
+        )
+        lost = (*lost, text)
+        shape = (contents.size[0] * scale, contents.size[1] * scale)
+        return scale, shape, Format(gray=gray), lost
+    if scale is not None and scale != meta.scale:
+        raise RateError(f"{name}: was coded at scale {meta.scale}, not {scale}")
+    shape = meta.shape
+    if tuple(-(-side // meta.scale) for side in shape) != contents.size:
+        shape = (contents.size[0] * meta.scale, contents.size[1] * meta.scale)
+    return meta.scale, shape, meta.format, lost
+
+
+def info(source: Source) -> Info:
+    """What a thumbnail file says about itself, without reconstructing the image.
+
+    Raises ThumbnailError; NotAThumbnailError for an ordinary JPEG.
+    """
+    data, name = _read(source)
+    try:
+        contents = read_jpeg(data)
+    except HyperThumbError as error:
+        raise _named(name, error) from error
+    scale, shape, fmt, lost = _metadata(contents, name, None)
+    assert contents.metadata is not None
+    return Info(
+        nbytes=len(data),
+        bpp=8 * len(data) / (shape[0] * shape[1]),
+        scale=scale,
+        shape=shape,
+        lr_size=contents.size,
+        format=fmt,
+        model=contents.metadata.model,
+        digest=contents.metadata.digest,
+        tables=contents.tables.reshape(2, 8, 8),
+        lost=lost,
+    )
+
+
+def _decoder_for(
+    contents: Contents,
+    scale: int,
+    model: str | os.PathLike[str] | Model | None,
+    name: str,
+    any_model: bool,
+) -> Model:
+    meta = contents.metadata
+    if model is None and meta is not None:
+        for path in sorted(bundled_path("any").parent.glob("*.safetensors")):
+            candidate = load_model(path)
+            if candidate.digest == meta.digest:
+                return candidate
+    loaded = _model_for(model, scale)
+    if meta is not None and meta.digest != loaded.digest:
+        text = (
+            f"{name}: was coded with the weights {meta.model} ({meta.digest}), "
+            f"not with {loaded.name} ({loaded.digest})"
+        )
+        if not any_model:
+            raise ModelError(
+                f"{text}: give those weights (model=FILE; --model), or decode with these at a loss "
+                "of quality (any_model=True; --any-model)"
+            )
+        warnings.warn(f"{text}: expect a loss of quality", HyperThumbWarning, stacklevel=3)
+    return loaded
+
+
+def decode(
+    source: Source,
+    *,
+    scale: int | None = None,
+    model: str | os.PathLike[str] | Model | None = None,
+    any_model: bool = False,
+    device: str = "auto",
+    region: tuple[slice, slice] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[float], None] = no_report,
+) -> Array:
+    """The full-resolution image from a thumbnail file.
+
+    source: path, bytes, or a file open in binary mode.
+    scale: only for a JPEG whose metadata was stripped. model: weights by file or name, instead of the
+    bundled ones that the file names. any_model: decode with other weights than the file's all the same.
+    region: rows and columns of the image, as slices without a step; only they are reconstructed.
+    max_pixels: refuse larger images, before anything is allocated.
+    progress: called with the fraction done; an exception raised there ends the work.
+
+    Returns (H, W) or (H, W, 3) of the original's dtype. Warns (HyperThumbWarning) of what another
+    program did to the file. Raises ThumbnailError, ModelError or DeviceError.
+    """
+    data, name = _read(source)
+    where = pick_device(device)
+    try:
+        contents = _checked(data, max_pixels)
+    except HyperThumbError as error:
+        raise _named(name, error) from error
+    actual, shape, fmt, lost = _metadata(contents, name, scale)
+    for text in lost:
+        warnings.warn(f"{name}: {text}", HyperThumbWarning, stacklevel=2)
+    _check_pixels(shape, max_pixels, name)
+    used = _decoder_for(contents, actual, model, name, any_model)
+    return reconstruct(
+        contents.quantised,
+        contents.tables,
+        shape,
+        fmt,
+        used,
+        where,
+        region=None if region is None else _region(region, shape),
+        report=progress,
+    )
+
+
+def _check_pixels(shape: tuple[int, int], max_pixels: int, name: str) -> None:
+    if shape[0] * shape[1] > max_pixels:
+        raise ThumbnailError(
+            f"{name}: the image has {shape[1]}x{shape[0]} pixels, more than {max_pixels}; "
+            "raise max_pixels (--max-pixels) if you trust the file"
+        )
+
+
+def _checked(data: bytes, max_pixels: int) -> Contents:
+    frame = read_frame(data)
+    # The smallest scale there is: an image behind this frame has at least this many pixels.
+    least = (frame.height * min(SCALES), frame.width * min(SCALES))
+    _check_pixels(least, max_pixels, "the JPEG")
+    return read_jpeg(data)
+
+
+def _region(region: tuple[slice, slice], shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    spans = []
+    for part, length in zip(region, shape, strict=True):
+        start, stop, step = part.indices(length)
+        if step != 1 or stop <= start:
+            raise ThumbnailError(f"the region {region} is empty or has a step")
+        spans.append((start, stop))
+    return spans[0], spans[1]

@@ -1,0 +1,32 @@
+"""Where the networks run."""
+
+from __future__ import annotations
+
+import torch
+
+from .errors import DeviceError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """A torch device by name; "auto" takes CUDA, then MPS, then the CPU.
+
+    Also "cuda:1" and the like. Raises DeviceError for one that this machine doesn't have.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise DeviceError(f"unknown device {name!r}; choose one of {', '.join(DEVICES)}") from error
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(device.type, False):
+        raise DeviceError(f'device {name!r} isn\'t available here; use "auto" or "cpu"')
+    return device

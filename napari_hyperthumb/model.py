@@ -1,0 +1,348 @@
+"""The networks: encoder, quantisation predictor and frequency-aware decoder.
+
+After Qi et al., "Real-Time 6K Image Rescaling with Rate-distortion Optimization", CVPR 2023
+(arXiv 2304.01064), with smaller networks, a rate level that the user moves, and two scales from one
+code path. Both convolutional networks run at a stride of 4 HR pixels whatever the scale.
+
+Units: planes are zero-centred Y, Cb, Cr in 8-bit levels (see `jpeg`); inside the networks they are
+divided by 128. `level` is -1 (smallest file) .. +1 (largest), shape (N,).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import ModelError
+from .jpeg import (
+    BLOCK,
+    COEFFICIENTS,
+    Rounding,
+    dct_8x8,
+    dequantise,
+    idct_8x8,
+    quantise,
+    rgb_to_ycbcr,
+    round_ste,
+    ycbcr_to_rgb,
+)
+
+STRIDE = 4
+"""HR pixels a side behind one position of the residual trunks."""
+UNIT = 128.0
+LEVELS = (-1.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What builds a model; stored in the header of its weights."""
+
+    scale: int
+    encoder_channels: int = 48
+    encoder_blocks: int = 5
+    encoder_level_blocks: int = 2
+    decoder_channels: int = 40
+    decoder_blocks: int = 5
+    frequency_hidden: int = 128
+    frequency_channels: int = 32
+    predictor_hidden: int = 192
+    dead_zone: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.scale not in (2, 4):
+            raise ModelError(f"scale must be 2 or 4, not {self.scale!r}")
+        for name in (
+            "encoder_channels",
+            "encoder_blocks",
+            "decoder_channels",
+            "decoder_blocks",
+            "frequency_hidden",
+            "frequency_channels",
+            "predictor_hidden",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= 1024:
+                raise ModelError(f"{name} must be an integer from 1 to 1024, not {value!r}")
+        if not 0 < self.encoder_level_blocks <= self.encoder_blocks:
+            raise ModelError("encoder_level_blocks must be from 1 to encoder_blocks")
+        if not 0 <= self.dead_zone < 0.5:
+            raise ModelError("dead_zone must be from 0 to less than 0.5")
+
+    @property
+    def block(self) -> int:
+        """HR pixels a side behind one 8x8 block of the thumbnail: HR sizes are padded to it."""
+        return BLOCK * self.scale
+
+    @property
+    def encoder_halo(self) -> int:
+        """HR pixels around a tile that the encoder's output inside it depends on, whole blocks."""
+        convolutions = 2 * self.encoder_blocks + 2
+        bicubic = 2 * self.scale + 1  # support of the anti-aliased kernel
+        return _whole(max(convolutions * STRIDE, bicubic), self.block)
+
+    @property
+    def decoder_halo(self) -> int:
+        """As `encoder_halo`, for the decoder."""
+        trunk = (2 * self.decoder_blocks + 2) * STRIDE
+        frequency = 2 * self.block  # two 3x3 convolutions on the grid of blocks
+        return _whole(trunk + STRIDE, self.block) + frequency
+
+
+def _whole(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+def _conv(inputs: int, outputs: int, *, gain: float = 1.0, kernel: int = 3) -> nn.Conv2d:
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    if gain != 1.0:
+        with torch.no_grad():
+            conv.weight.mul_(gain)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
+
+
+class FiLM(nn.Module):
+    """Scale and shift of feature maps from a vector (Perez et al., arXiv 1709.07871).
+
+    Returns `layers` pairs (scale, shift), each (N, channels, 1, 1); the identity at the start.
+    """
+
+    def __init__(self, inputs: int, hidden: int, channels: int, layers: int) -> None:
+        super().__init__()
+        self.layers = layers
+        self.net = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, 2 * layers * channels)
+        )
+        last = self.net[2]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.weight.mul_(0.1)
+            last.bias.zero_()
+
+    def forward(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
+        out = self.net(vector)  # (N, layers * 2 * channels)
+        out = out.reshape(out.shape[0], self.layers, 2, -1, 1, 1)
+        return [(1 + out[:, i, 0], out[:, i, 1]) for i in range(self.layers)]
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(film(conv(x)))): the film can be folded into the first convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.a = _conv(channels, channels)
+        self.b = _conv(channels, channels, gain=0.1)
+
+    def forward(self, x: Tensor, film: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        y = self.a(x)
+        if film is not None:
+            y = y * film[0] + film[1]
+        out: Tensor = x + self.b(F.relu(y))
+        return out
+
+
+def bicubic_down(planes: Tensor, scale: int) -> Tensor:
+    """(N, C, H, W) to (N, C, H/scale, W/scale), anti-aliased: the thumbnail one would make by hand."""
+    size = (planes.shape[2] // scale, planes.shape[3] // scale)
+    return F.interpolate(planes, size=size, mode="bicubic", antialias=True, align_corners=False)
+
+
+class Encoder(nn.Module):
+    """HR planes to LR planes.
+
+    `trunk` doesn't see the level: its features are computed once per image. `tail` does.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.scale = config.scale
+        self.level_blocks = config.encoder_level_blocks
+        channels = config.encoder_channels
+        self.head = _conv(3 * STRIDE**2, channels)
+        self.body = nn.ModuleList(ResidualBlock(channels) for _ in range(config.encoder_blocks))
+        self.film = FiLM(1, 32, channels, config.encoder_level_blocks)
+        self.out = _conv(channels, 3 * (STRIDE // config.scale) ** 2, gain=0.05)
+
+    def trunk(self, planes: Tensor) -> Tensor:
+        """(N, 3, H, W), sides multiples of 4, to features (N, encoder_channels, H/4, W/4)."""
+        h: Tensor = self.head(F.pixel_unshuffle(planes / UNIT, STRIDE))
+        for block in self.body[: -self.level_blocks]:
+            h = block(h)
+        return h
+
+    def tail(self, features: Tensor, lr: Tensor, level: Tensor) -> Tensor:
+        """Features and the bicubic LR planes to the LR planes of the thumbnail, (N, 3, H/scale, W/scale)."""
+        h = features
+        films = self.film(level[:, None])
+        for block, film in zip(self.body[-self.level_blocks :], films, strict=True):
+            h = block(h, film)
+        residual: Tensor = F.pixel_shuffle(self.out(h), STRIDE // self.scale)
+        return lr + residual * UNIT
+
+    def forward(self, planes: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """HR planes to (LR planes, bicubic LR planes)."""
+        lr = bicubic_down(planes, self.scale)
+        return self.tail(self.trunk(planes), lr, level), lr
+
+
+class QuantisationPredictor(nn.Module):
+    """Statistics of the image and the level to the logarithm of two quantisation tables.
+
+    The statistics come from the bicubic LR, which doesn't depend on the level, and the level enters
+    through positive slopes only: every step falls as the level rises, by construction.
+    """
+
+    base: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden = config.predictor_hidden
+        self.net = nn.Sequential(
+            nn.Linear(2 * COEFFICIENTS, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, 3 * 2 * COEFFICIENTS),
+        )
+        last = self.net[4]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.weight.mul_(0.05)
+            last.bias.zero_()
+        index = torch.arange(COEFFICIENTS)
+        diagonal = (index // BLOCK + index % BLOCK).float()
+        luma, chroma = math.log(14.0) + 0.03 * diagonal, math.log(20.0) + 0.05 * diagonal
+        self.register_buffer("base", torch.stack([luma, chroma]))  # (2, 64)
+
+    @staticmethod
+    def statistics(lr: Tensor) -> Tensor:
+        """Mean magnitude of each luma and chroma coefficient of LR planes: (N, 128).
+
+        lr: (N, 3, h, w), h and w multiples of 8.
+        """
+        mean = dct_8x8(lr).abs().mean((3, 4))  # (N, 3, 64)
+        return torch.cat([mean[:, 0], (mean[:, 1] + mean[:, 2]) / 2], 1)
+
+    def forward(self, statistics: Tensor, level: Tensor) -> Tensor:
+        """(N, 128) and (N,) to real-valued tables within 1 .. 255, (N, 2, 64)."""
+        out = self.net(torch.log1p(statistics) / 2 - 1)
+        offset, low, high = out.reshape(-1, 3, 2, COEFFICIENTS).unbind(1)
+        at = level[:, None, None]
+        slope = torch.where(at < 0, F.softplus(low), F.softplus(high))
+        logs = self.base + offset - at * slope
+        tables: Tensor = logs.clamp(0.0, math.log(255.0)).exp()
+        return tables
+
+
+def integer_tables(tables: Tensor, rounding: Rounding = torch.round) -> Tensor:
+    """Tables as a baseline JPEG stores them: whole numbers 1 .. 255."""
+    return rounding(tables).clamp(1, 255)
+
+
+def as_gray(tables: Tensor) -> Tensor:
+    """Tables of a file with one component: there is no chroma table, so luma stands for both."""
+    return tables[:, :1].expand_as(tables)
+
+
+class FrequencyAwareDecoder(nn.Module):
+    """What the file holds (coefficients, tables) to HR planes."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.scale = config.scale
+        self.unshuffle = STRIDE // config.scale
+        self.shuffle = config.block // STRIDE
+        hidden, channels = config.frequency_hidden, config.decoder_channels
+        self.frequency = nn.Sequential(
+            _conv(3 * COEFFICIENTS, hidden),
+            nn.ReLU(),
+            _conv(hidden, hidden),
+            nn.ReLU(),
+            _conv(hidden, config.frequency_channels * self.shuffle**2, kernel=1),
+        )
+        self.head = _conv(3 * self.unshuffle**2 + config.frequency_channels, channels)
+        self.body = nn.ModuleList(ResidualBlock(channels) for _ in range(config.decoder_blocks))
+        self.film = FiLM(2 * COEFFICIENTS, 64, channels, 1 + config.decoder_blocks)
+        self.out = _conv(channels, 3 * STRIDE**2, gain=0.1)
+
+    def forward(self, lr: Tensor, dequantised: Tensor, tables: Tensor) -> Tensor:
+        """LR planes (N, 3, h, w), their coefficients (N, 3, 64, h/8, w/8) and tables to HR planes."""
+        films = self.film(tables.log().flatten(1) - 2)
+        frequency = self.frequency(dequantised.flatten(1, 2) / UNIT)  # (N, k*s*s, h/8, w/8)
+        pixels = F.pixel_unshuffle(lr / UNIT, self.unshuffle)
+        h = self.head(torch.cat([pixels, F.pixel_shuffle(frequency, self.shuffle)], 1))
+        h = h * films[0][0] + films[0][1]
+        for block, film in zip(self.body, films[1:], strict=True):
+            h = block(h, film)
+        residual = F.pixel_shuffle(self.out(h), STRIDE)
+        up = F.interpolate(lr, scale_factor=self.scale, mode="bilinear", align_corners=False)
+        return up + residual * UNIT
+
+
+class Coded(NamedTuple):
+    """What one pass through a model gives; planes and RGB are zero-centred, in 8-bit levels."""
+
+    hr: Tensor
+    """Reconstruction, RGB (N, 3, H, W)."""
+    lr: Tensor
+    """Planes that a viewer shows (N, 3, H/scale, W/scale)."""
+    bicubic: Tensor
+    """Planes of the bicubic thumbnail, same shape."""
+    scaled: Tensor
+    """Coefficients / tables before rounding (N, 3, 64, h/8, w/8)."""
+    quantised: Tensor
+    """The same, rounded: what the file holds."""
+    tables: Tensor
+    """Whole-numbered tables (N, 2, 64)."""
+
+
+class HyperThumbModel(nn.Module):
+    """Encoder, quantisation predictor and decoder, trained together."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.predictor = QuantisationPredictor(config)
+        self.decoder = FrequencyAwareDecoder(config)
+
+    def tables(self, statistics: Tensor, level: Tensor, rounding: Rounding = torch.round) -> Tensor:
+        """Whole-numbered tables (N, 2, 64)."""
+        return integer_tables(self.predictor(statistics, level), rounding)
+
+    def quantise(self, coefficients: Tensor, tables: Tensor, rounding: Rounding = torch.round) -> Tensor:
+        """`jpeg.quantise` with this model's dead zone."""
+        return quantise(coefficients, tables, rounding, self.config.dead_zone)
+
+    def decode(self, quantised: Tensor, tables: Tensor) -> Tensor:
+        """Quantised coefficients (N, 3, 64, h, w) and tables (N, 2, 64) to HR planes."""
+        dequantised = dequantise(quantised, tables)
+        out: Tensor = self.decoder(idct_8x8(dequantised), dequantised, tables)
+        return out
+
+    def forward(self, rgb: Tensor, level: Tensor, gray: Tensor | None = None) -> Coded:
+        """One differentiable pass, as trained: straight-through rounding.
+
+        rgb: (N, 3, H, W), H and W multiples of `config.block`, zero-centred 8-bit levels.
+        level: (N,). gray: (N,) booleans, which images are to be coded with one component.
+        """
+        lr, bicubic = self.encoder(rgb_to_ycbcr(rgb), level)
+        keep = torch.ones_like(lr[:, :, :1, :1])  # which planes the file has
+        if gray is not None:
+            keep[gray, 1:] = 0
+            lr = lr * keep
+        tables = self.tables(self.predictor.statistics(bicubic), level, round_ste)
+        if gray is not None:
+            tables = torch.where(gray[:, None, None], as_gray(tables), tables)
+        coefficients = dct_8x8(lr)
+        scaled = quantise(coefficients, tables, lambda x: x)
+        quantised = self.quantise(coefficients, tables, round_ste)
+        dequantised = dequantise(quantised, tables)
+        shown = idct_8x8(dequantised)
+        hr = ycbcr_to_rgb(self.decoder(shown, dequantised, tables) * keep)
+        return Coded(hr, shown, bicubic, scaled, quantised, tables)

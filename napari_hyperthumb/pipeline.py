@@ -1,0 +1,219 @@
+"""Images through the networks, tile by tile: results equal those of the whole image at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .bitstream import MAX_SIDE, Metadata, write_jpeg
+from .checkpoint import Model
+from .errors import ImageError
+from .jpeg import BLOCK, dct_8x8, dequantise, idct_8x8, rgb_to_ycbcr, ycbcr_to_rgb
+from .model import LEVELS, as_gray, bicubic_down
+from .pixels import Array, Format, from_levels, to_levels
+from .tiling import Span, Tile, tiles
+
+TILE = 1024
+"""HR pixels a side."""
+CACHE_BYTES = 400 * 2**20
+"""Trunk features kept between levels; a larger image computes them again at every level."""
+Report = Callable[[float], None]
+"""Called with the fraction done; what it raises ends the work (that is how to cancel)."""
+
+
+def no_report(fraction: float) -> None:
+    """The default `Report`."""
+
+
+def padded_shape(shape: tuple[int, int], block: int) -> tuple[int, int]:
+    """Height and width in whole blocks."""
+    height, width = (-(-side // block) * block for side in shape)
+    return height, width
+
+
+def thumbnail_size(shape: tuple[int, int], scale: int) -> tuple[int, int]:
+    """Height and width of the thumbnail of an image."""
+    return -(-shape[0] // scale), -(-shape[1] // scale)
+
+
+@dataclass(frozen=True)
+class Coding:
+    """One coded version of an image."""
+
+    data: bytes
+    level: float
+    tables: NDArray[np.int64]
+    """(2, 64)"""
+
+
+class PreparedImage:
+    """An image with everything about it that doesn't depend on the rate level.
+
+    Moving the level reruns the encoder's tail, the predictor and the entropy coder only.
+
+    array, fmt: from `pixels.check_image`. device: where the networks run.
+    """
+
+    def __init__(
+        self,
+        array: Array,
+        fmt: Format,
+        model: Model,
+        device: torch.device,
+        *,
+        tile: int = TILE,
+        report: Report = no_report,
+    ) -> None:
+        self.array, self.format, self.model, self.device = array, fmt, model, device
+        self.net = model.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        config = self.net.config
+        self.shape = (array.shape[0], array.shape[1])
+        self.lr_size = thumbnail_size(self.shape, config.scale)
+        if max(self.lr_size) > MAX_SIDE:
+            raise ImageError(
+                f"the thumbnail would have {self.lr_size[1]}x{self.lr_size[0]} pixels; a JPEG has at "
+                f"most {MAX_SIDE} a side: use a larger scale, or code the image in parts"
+            )
+        self.padded = padded_shape(self.shape, config.block)
+        self._tiles = list(tiles(self.padded, _whole_tile(tile, config.block), config.encoder_halo))
+        features = config.encoder_channels * self.padded[0] * self.padded[1] // 16 * 4
+        self._keep = features <= CACHE_BYTES
+        self._features: dict[int, Tensor] = {}
+        self._bicubic = np.empty((3, *(side // config.scale for side in self.padded)), np.float32)
+        sums = torch.zeros(3, BLOCK * BLOCK, dtype=torch.float64)
+        with torch.inference_mode():
+            for index, tile_ in enumerate(self._tiles):
+                planes = self._planes(tile_)
+                lr = bicubic_down(planes, config.scale)[0]
+                lr = lr[:, tile_.rows.inner(config.scale), tile_.columns.inner(config.scale)].cpu()
+                core = (slice(None), tile_.rows.core(config.scale), tile_.columns.core(config.scale))
+                self._bicubic[core] = lr.numpy()
+                sums += dct_8x8(lr[None]).abs().double().sum((0, 3, 4))
+                if self._keep:
+                    self._features[index] = self.net.encoder.trunk(planes)
+                report((index + 1) / len(self._tiles))
+            blocks = self._bicubic[0].size // BLOCK**2
+            mean = (sums / blocks).float()
+            statistics = torch.cat([mean[0], (mean[1] + mean[2]) / 2])[None]
+            self._statistics = statistics.to(device)
+
+    def _planes(self, tile: Tile) -> Tensor:
+        """Zero-centred Y, Cb, Cr of a tile with its surroundings, (1, 3, h, w)."""
+        height, width = self.shape
+        rows = np.clip(np.arange(tile.rows.low, tile.rows.high), 0, height - 1)
+        columns = np.clip(np.arange(tile.columns.low, tile.columns.high), 0, width - 1)
+        part = self.array[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        part = part[rows - rows[0]][:, columns - columns[0]]
+        levels = torch.from_numpy(to_levels(part, self.format)).permute(2, 0, 1)[None] - 128
+        levels = levels.to(self.device, memory_format=torch.channels_last)
+        if self.format.gray:
+            return torch.cat([levels, torch.zeros_like(levels), torch.zeros_like(levels)], 1)
+        return rgb_to_ycbcr(levels)
+
+    def lr_planes(self, level: float, report: Report = no_report) -> NDArray[np.float32]:
+        """LR planes of the thumbnail before quantisation, (1 or 3, h, w), whole blocks."""
+        scale = self.net.config.scale
+        channels = 1 if self.format.gray else 3
+        out = np.empty((channels, *self._bicubic.shape[1:]), np.float32)
+        at = torch.tensor([level], dtype=torch.float32, device=self.device)
+        with torch.inference_mode():
+            for index, tile in enumerate(self._tiles):
+                features = self._features.get(index)
+                if features is None:
+                    features = self.net.encoder.trunk(self._planes(tile))
+                around = (slice(None), tile.rows.outer(scale), tile.columns.outer(scale))
+                lr = torch.from_numpy(self._bicubic[around])[None].to(self.device)
+                planes = self.net.encoder.tail(features, lr, at)[0, :channels]
+                inner = planes[:, tile.rows.inner(scale), tile.columns.inner(scale)]
+                out[:, tile.rows.core(scale), tile.columns.core(scale)] = inner.cpu().numpy()
+                report((index + 1) / len(self._tiles))
+        return out
+
+    def tables(self, level: float) -> NDArray[np.int64]:
+        """The predicted tables (2, 64). Below level -1 those of -1, made coarser step by step."""
+        with torch.inference_mode():
+            at = torch.tensor([max(level, LEVELS[0])], dtype=torch.float32, device=self.device)
+            steps = self.net.predictor(self._statistics, at)
+            steps = steps * math.exp(0.7 * max(0.0, LEVELS[0] - level))
+            tables = steps.round().clamp(1, 255)
+            if self.format.gray:
+                tables = as_gray(tables)
+        out: NDArray[np.int64] = tables[0].cpu().numpy().astype(np.int64)
+        return out
+
+    def code(self, level: float, report: Report = no_report) -> Coding:
+        """The file at a level. Levels below -1 use the encoder of -1 and coarser tables."""
+        tables = self.tables(level)
+        planes = self.lr_planes(max(level, LEVELS[0]), report)
+        with torch.inference_mode():
+            coefficients = dct_8x8(torch.from_numpy(planes)[None])
+            table = torch.from_numpy(tables).float()[None]
+            quantised = self.net.quantise(coefficients, table)[0]
+        metadata = Metadata(
+            self.net.config.scale, self.shape, self.model.name, self.model.digest, self.format
+        )
+        return Coding(write_jpeg(quantised, tables, self.lr_size, metadata), level, tables)
+
+
+def _whole_tile(tile: int, block: int) -> int:
+    return max(1, tile // block) * block
+
+
+def _aligned(span: tuple[int, int], block: int) -> tuple[int, int]:
+    return span[0] // block * block, -(-span[1] // block) * block
+
+
+def _kept(span: Span, start: int, stop: int) -> tuple[slice, slice]:
+    """Where a span's samples go within start..stop, and which of them those are."""
+    low, high = max(span.start, start), min(span.stop, stop)
+    return slice(low - start, high - start), slice(low - span.low, high - span.low)
+
+
+def reconstruct(
+    quantised: Tensor,
+    tables: NDArray[np.int64],
+    shape: tuple[int, int],
+    fmt: Format,
+    model: Model,
+    device: torch.device,
+    *,
+    region: tuple[tuple[int, int], tuple[int, int]] | None = None,
+    tile: int = TILE,
+    report: Report = no_report,
+) -> Array:
+    """Quantised coefficients (C, 64, h, w) and tables (2, 64) to the HR array.
+
+    shape: HR height and width. region: ((top, bottom), (left, right)) to reconstruct only that.
+    Returns (H, W) or (H, W, 3) of the format's dtype.
+    """
+    net = model.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    block = net.config.block
+    (top, bottom), (left, right) = region or ((0, shape[0]), (0, shape[1]))
+    aligned = (_aligned((top, bottom), block), _aligned((left, right), block))
+    padded = padded_shape(shape, block)
+    size = (bottom - top, right - left)
+    out = np.empty(size if fmt.gray else (*size, 3), np.dtype(fmt.dtype))
+    table = torch.from_numpy(tables).float()[None].to(device)
+    work = list(tiles(padded, _whole_tile(tile, block), net.config.decoder_halo, aligned))
+    with torch.inference_mode():
+        for index, part in enumerate(work):
+            cut = quantised[:, :, part.rows.outer(block), part.columns.outer(block)]
+            dequantised = dequantise(cut[None].to(device), table)
+            if dequantised.shape[1] == 1:
+                empty = torch.zeros_like(dequantised)
+                dequantised = torch.cat([dequantised, empty, empty], 1)
+            planes = net.decoder(idct_8x8(dequantised), dequantised, table)
+            rows, inner_rows = _kept(part.rows, top, bottom)
+            columns, inner_columns = _kept(part.columns, left, right)
+            planes = planes[:, :, inner_rows, inner_columns]
+            rgb = planes[:, :1] if fmt.gray else ycbcr_to_rgb(planes)
+            levels = (rgb[0] + 128).permute(1, 2, 0).cpu().numpy()
+            out[rows, columns] = from_levels(levels, fmt)
+            report((index + 1) / len(work))
+    return out

@@ -1,0 +1,151 @@
+"""Settings of a training run, read from YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import DependencyError, ModelError, TrainingError
+from ..model import ModelConfig
+
+DISTORTIONS = ("mse", "charbonnier", "l1")
+RATES = ("huffman", "nonzero", "entropy-bottleneck")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """One training run.
+
+    The loss of an image at a level is ``(D(hr) + mu * bpp + guidance * D(lr)) / normaliser`` with
+    ``mu = rate_weight * exp(-rate_slope * level)``; D is `distortion` in 8-bit levels, hr the
+    reconstruction against the original, lr the thumbnail as a viewer shows it against the bicubic
+    one. With "mse" the normaliser is ``sqrt(mu)``, which lets every level pull alike; otherwise 1.
+    """
+
+    name: str
+    model: ModelConfig
+    patch: int = 192
+    """Side of the random crops, HR pixels, a multiple of the model's block."""
+    batch: int = 4
+    """Crops a step on each process."""
+    minutes: float | None = None
+    """Wall-clock budget of this call; the schedule ends with it. This or `steps`."""
+    steps: int | None = None
+    learning_rate: float = 5e-4
+    final_learning_rate: float = 0.02
+    """Of `learning_rate`, where the cosine ends."""
+    warmup_steps: int = 100
+    clip: float = 5.0
+    """Largest norm of the gradient."""
+    ema: float = 0.999
+    """Decay of the running mean of the weights, which is what a checkpoint ships."""
+    distortion: str = "mse"
+    rate: str = "huffman"
+    rate_weight: float = 250.0
+    rate_slope: float = 1.7
+    guidance: float = 0.1
+    gray: float = 0.05
+    """Share of colour crops turned to grayscale and coded with one component."""
+    held_out: float = 0.04
+    """Share of the files, never trained on, that a run measures itself with."""
+    seed: int = 0
+    checkpoint_minutes: float = 5.0
+    memory_mb: int = 2048
+    """Decoded pixels kept in memory; a larger set is decoded once into a temporary file."""
+
+    def __post_init__(self) -> None:
+        def check(good: bool, text: str) -> None:
+            if not good:
+                raise TrainingError(f"training configuration: {text}")
+
+        check(self.distortion in DISTORTIONS, f"distortion must be one of {DISTORTIONS}")
+        check(self.rate in RATES, f"rate must be one of {RATES}")
+        block = self.model.block
+        check(
+            self.patch >= block and self.patch % block == 0,
+            f"patch must be a multiple of {block} at scale {self.model.scale}, not {self.patch}",
+        )
+        check(self.batch >= 1, "batch must be at least 1")
+        check(
+            (self.minutes is None) != (self.steps is None),
+            "give a budget: either minutes or steps",
+        )
+        check((self.minutes or self.steps or 0) > 0, "the budget must be more than 0")
+        check(self.learning_rate > 0, "learning_rate must be more than 0")
+        check(0 <= self.ema < 1, "ema must be from 0 to less than 1")
+        check(0 <= self.gray <= 1, "gray must be from 0 to 1")
+        check(0 <= self.held_out < 1, "held_out must be from 0 to less than 1")
+        check(self.rate_weight >= 0 and self.guidance >= 0, "weights must not be negative")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in the YAML file."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """Names and types that a section of the YAML file may hold."""
+
+    cls: type
+    names: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", frozenset(f.name for f in dataclasses.fields(self.cls)))
+
+    def check(self, values: object, where: str) -> dict[str, Any]:
+        if not isinstance(values, dict):
+            raise TrainingError(f"{where}: expected a mapping of settings")
+        unknown = sorted(str(key) for key in values if key not in self.names)
+        if unknown:
+            raise TrainingError(
+                f"{where}: unknown setting {', '.join(unknown)}; known: {', '.join(sorted(self.names))}"
+            )
+        types = {f.name: str(f.type) for f in dataclasses.fields(self.cls)}
+        for key, value in values.items():
+            wanted = types[key]
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            good = (
+                (value is None and "None" in wanted)
+                or ("ModelConfig" in wanted and isinstance(value, dict))
+                or ("str" in wanted and isinstance(value, str))
+                or ("float" in wanted and number)
+                or ("int" in wanted and number and isinstance(value, int))
+            )
+            if not good:
+                raise TrainingError(f"{where}: {key} must be {wanted}, not {value!r}")
+        return values
+
+
+def config_from_dict(values: object, where: str = "configuration", **changes: Any) -> TrainingConfig:
+    """A configuration from plain values; `changes` replace settings of the same name.
+
+    Raises TrainingError for unknown settings, wrong types and values that don't fit together.
+    """
+    values = dict(_Fields(TrainingConfig).check(values, where))
+    values.update({key: value for key, value in changes.items() if value is not None})
+    if changes.get("minutes") is not None:
+        values["steps"] = None
+    elif changes.get("steps") is not None:
+        values["minutes"] = None
+    model = _Fields(ModelConfig).check(values.get("model", {}), f"{where}, model")
+    try:
+        return TrainingConfig(**{**values, "model": ModelConfig(**model)})
+    except (TypeError, ModelError) as error:
+        raise TrainingError(f"{where}: {error}") from error
+
+
+def load_config(path: str | Path, **changes: Any) -> TrainingConfig:
+    """Read a YAML file; see `config_from_dict`."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise DependencyError(
+            "reading a training configuration needs PyYAML: pip install 'napari-hyperthumb[train]'"
+        ) from error
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainingError(f"{path}: can't read the configuration: {error}") from error
+    return config_from_dict(values, str(path), **changes)

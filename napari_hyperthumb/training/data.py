@@ -1,0 +1,161 @@
+"""Folders of pictures to random crops."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import HyperThumbError, TrainingError
+from ..files import find_images, read_image
+from ..pixels import to_unit
+
+MIN_SIDE = 32
+"""A picture with a shorter side than this teaches nothing and is skipped."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops for one step."""
+
+    rgb: Tensor
+    """(N, 3, patch, patch), zero-centred 8-bit levels, float32."""
+    gray: Tensor
+    """(N,) booleans: coded with one component."""
+
+
+def _channels(image: NDArray[np.generic]) -> list[NDArray[np.uint8]]:
+    """A picture as 8-bit pictures to train on: RGB whole, other channel counts plane by plane."""
+    if image.ndim == 3 and image.shape[2] == 4:
+        image = image[:, :, :3]
+    if image.ndim == 3 and image.shape[2] not in (1, 3):
+        channels_first = image.shape[0] < image.shape[2]
+        planes = np.moveaxis(image, 0, 2) if channels_first else image
+        if planes.shape[2] > 16:
+            raise TrainingError(f"a picture of shape {image.shape} has too many channels")
+        return [out for i in range(planes.shape[2]) for out in _channels(planes[:, :, i])]
+    unit, _ = to_unit(image, None)  # (H, W, 1 or 3) in 0 .. 255
+    return [np.ascontiguousarray(np.clip(np.rint(unit), 0, 255).astype(np.uint8))]
+
+
+class CropSource:
+    """Decoded pictures of some folders, and random crops from them.
+
+    Crops are drawn from the seed and the number of the step alone, so a resumed run sees what an
+    uninterrupted one would have seen.
+
+    folders: files and folders, searched deeply. shares: of the crops, how many come from each of
+    them, in the same order; None: by the number and size of their pictures.
+    held_out: share of the files kept apart.
+    memory_bytes: above this the pixels lie in a temporary file, mapped into memory.
+    skipped: called with a line for each file that can't be used.
+    Raises TrainingError when nothing usable is found.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[str | Path],
+        *,
+        patch: int,
+        shares: Sequence[float] | None = None,
+        gray: float = 0.0,
+        held_out: float = 0.0,
+        seed: int = 0,
+        memory_bytes: int = 2**31,
+        skipped: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.patch, self.gray, self.seed = patch, gray, seed
+        if shares is not None and (len(shares) != len(folders) or min(shares, default=0) <= 0):
+            raise TrainingError("give each folder a share of the crops, more than 0")
+        self.train: list[NDArray[np.uint8]] = []
+        self.held_out: list[NDArray[np.uint8]] = []
+        weights: list[NDArray[np.float64]] = []
+        found = 0
+        for index, folder in enumerate(folders):
+            files = sorted(find_images([folder]))
+            found += len(files)
+            order = np.random.default_rng(seed).permutation(len(files))
+            apart = {files[i] for i in order[: round(held_out * len(files))]}
+            budget = memory_bytes - sum(image.nbytes for image in self.train)
+            images = self._decode([f for f in files if f not in apart], budget, skipped)
+            self.train += images
+            self.held_out += self._decode(sorted(apart), budget, skipped)
+            # Larger pictures hold more crops, but not so much more that small ones are never seen.
+            weight = np.sqrt([float(i.shape[0] * i.shape[1]) for i in images])
+            weights.append(weight if shares is None else shares[index] * weight / weight.sum())
+        if not self.train:
+            names = ", ".join(str(folder) for folder in folders)
+            raise TrainingError(
+                f"{names}: no usable picture (at least {MIN_SIDE} pixels a side) among "
+                f"{found} files; give a folder with PNG, TIFF, JPEG or WebP pictures"
+            )
+        self._share = np.cumsum(np.concatenate(weights))
+        self._share /= self._share[-1]
+
+    def _decode(
+        self, files: Iterable[Path], memory_bytes: int, skipped: Callable[[str], None]
+    ) -> list[NDArray[np.uint8]]:
+        images: list[NDArray[np.uint8]] = []
+        used = 0
+        spill = None
+        for file in files:
+            try:
+                decoded = _channels(read_image(file))
+            except HyperThumbError as error:
+                skipped(f"skipped: {error}")
+                continue
+            for image in decoded:
+                if min(image.shape[:2]) < MIN_SIDE:
+                    skipped(f"skipped: {file}: smaller than {MIN_SIDE} pixels")
+                    continue
+                used += image.nbytes
+                if used > memory_bytes:
+                    # Lives as long as the arrays that map it.
+                    spill = spill or tempfile.TemporaryFile(prefix="hyperthumb-")  # noqa: SIM115
+                    start = spill.seek(0, 2)
+                    spill.write(image.tobytes())
+                    spill.flush()
+                    image = np.memmap(spill, np.uint8, "r", start, image.shape)
+                images.append(image)
+        return images
+
+    def _crop(self, image: NDArray[np.uint8], rng: np.random.Generator) -> tuple[Tensor, bool]:
+        size = self.patch
+        top, left = (int(rng.integers(max(side - size, 0) + 1)) for side in image.shape[:2])
+        crop = np.asarray(image[top : top + size, left : left + size])
+        pad = [(0, size - crop.shape[0]), (0, size - crop.shape[1]), (0, 0)]
+        crop = np.pad(crop, pad, mode="symmetric")
+        if rng.random() < 0.5:
+            crop = crop[:, ::-1]
+        if rng.random() < 0.5:
+            crop = crop.transpose(1, 0, 2)
+        gray = crop.shape[2] == 1
+        planes = torch.from_numpy(crop.transpose(2, 0, 1).copy()).float() - 128
+        if not gray and rng.random() < self.gray:
+            weights = torch.tensor([0.299, 0.587, 0.114])
+            planes, gray = torch.einsum("c,chw->hw", weights, planes)[None], True
+        return planes.expand(3, -1, -1), gray
+
+    def _batch(
+        self, images: list[NDArray[np.uint8]], picks: Sequence[int], rng: np.random.Generator
+    ) -> Batch:
+        crops, gray = zip(*(self._crop(images[i], rng) for i in picks), strict=True)
+        return Batch(torch.stack(crops), torch.tensor(gray))
+
+    def batch(self, step: int, size: int, rank: int = 0) -> Batch:
+        """Crops of one step on one process."""
+        rng = np.random.default_rng([self.seed, step, rank])
+        picks = np.searchsorted(self._share, rng.random(size))
+        return self._batch(self.train, [int(i) for i in picks], rng)
+
+    def validation(self, size: int) -> Batch:
+        """The same crops every time, from held-out files (from training files if none is held out)."""
+        images = self.held_out or self.train
+        rng = np.random.default_rng([self.seed, 2**32 - 1])
+        return self._batch(images, [i % len(images) for i in range(size)], rng)

@@ -1,0 +1,380 @@
+"""The training loop: one readable pass from crops to weights.
+
+The same code runs on a CPU, on one GPU, and on several under `torchrun` (DistributedDataParallel).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import csv
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from ..checkpoint import load_checkpoint, save_checkpoint
+from ..device import pick_device
+from ..errors import TrainingError
+from ..files import write_atomically
+from ..jpeg import ycbcr_to_rgb
+from ..metrics import psnr_from_mse
+from ..model import LEVELS, Coded, HyperThumbModel
+from .config import TrainingConfig, config_from_dict
+from .data import Batch, CropSource
+from .rate import rate_model
+
+STATE, WEIGHTS, LOG, SHEET = "state.safetensors", "weights.safetensors", "log.csv", "samples.png"
+_LOG_FIELDS = ("step", "minutes", "loss", "psnr", "bpp", "lr_psnr", "val_psnr", "val_bpp", "val_loss")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run reports; figures are means since the last report, bpp an estimate."""
+
+    step: int
+    fraction: float
+    """Of the budget that is used up, 0 .. 1."""
+    minutes: float
+    loss: float
+    psnr: float
+    bpp: float
+    lr_psnr: float
+
+    @property
+    def minutes_left(self) -> float:
+        """Estimate."""
+        return self.minutes * (1 - self.fraction) / max(self.fraction, 1e-9)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Loss of a batch and its parts."""
+
+    loss: Tensor
+    mse: Tensor
+    bpp: Tensor
+    lr_mse: Tensor
+
+
+def loss_terms(coded: Coded, batch: Batch, level: Tensor, rate: nn.Module, config: TrainingConfig) -> Terms:
+    """The loss that `TrainingConfig` states; every term a mean over the batch."""
+    pixels = batch.rgb.shape[2] * batch.rgb.shape[3]
+    bpp = rate(coded.scaled, coded.quantised, batch.gray) / pixels
+    shown, wanted = ycbcr_to_rgb(coded.lr), ycbcr_to_rgb(coded.bicubic)
+    hr_error = coded.hr.float() - batch.rgb
+    lr_error = (shown - wanted).float()
+    mse, lr_mse = (e.square().mean((1, 2, 3)) for e in (hr_error, lr_error))
+    mu = config.rate_weight * torch.exp(-config.rate_slope * level)
+    if config.distortion == "mse":
+        loss = (mse + mu * bpp + config.guidance * lr_mse) / mu.sqrt().clamp_min(1e-6)
+    else:
+        soft = 0.0 if config.distortion == "l1" else 1.0
+        hr, lr = (
+            (e.square() + soft).sqrt().mean((1, 2, 3)) if soft else e.abs().mean((1, 2, 3))
+            for e in (hr_error, lr_error)
+        )
+        loss = hr + mu * bpp + config.guidance * lr
+    return Terms(loss.mean(), mse.mean(), bpp.mean(), lr_mse.mean())
+
+
+class Trainer:
+    """One run in one folder.
+
+    folder: where the state, the weights, the log and the sample sheet go.
+    start: weights to begin from (a checkpoint file), None for random ones. A folder that holds a
+    state goes on from it instead.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        source: CropSource,
+        folder: str | Path,
+        *,
+        start: str | Path | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.config, self.source, self.folder = config, source, Path(folder)
+        self.rank = int(os.environ.get("RANK", 0))
+        self.world = int(os.environ.get("WORLD_SIZE", 1))
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        self.device = pick_device(device)
+        if self.device.type == "cuda" and self.world > 1:
+            self.device = torch.device("cuda", local)
+            torch.cuda.set_device(self.device)
+        torch.manual_seed(config.seed)
+        self.net = HyperThumbModel(config.model)
+        if start is not None:
+            self._start_from(start)
+        self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = copy.deepcopy(self.net).requires_grad_(False)
+        self.rate = rate_model(config.rate).to(self.device)
+        self.trained = nn.ModuleDict({"net": self.net, "rate": self.rate})
+        parameters = [p for p in self.trained.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(parameters, config.learning_rate)
+        self.step, self.seconds = 0, 0.0
+        self.stop_requested = False
+        if (self.folder / STATE).exists():
+            self._resume()
+
+    # ---- state -------------------------------------------------------------------------------
+
+    def _start_from(self, start: str | Path) -> None:
+        model = load_checkpoint(start)
+        if model.net.config != self.config.model:
+            raise TrainingError(
+                f"{start}: its networks differ from the configuration: "
+                f"{model.net.config} against {self.config.model}"
+            )
+        self.net.load_state_dict(model.net.state_dict())
+
+    def _state(self) -> dict[str, Tensor]:
+        tensors = {f"net.{k}": v for k, v in self.trained.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        for index, moments in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
+        return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+
+    def _resume(self) -> None:
+        path = self.folder / STATE
+        try:
+            from safetensors import safe_open
+
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+            tensors = load_file(path)
+            old = config_from_dict(json.loads(header["config"]), str(path))
+            if old.model != self.config.model:
+                raise TrainingError(
+                    f"{path}: the run in this folder trains other networks; choose another folder"
+                )
+            groups: dict[str, dict[str, Tensor]] = {"net": {}, "ema": {}, "adam": {}}
+            for key, value in tensors.items():
+                group, rest = key.split(".", 1)
+                groups[group][rest] = value
+            self.trained.load_state_dict(groups["net"])
+            self.ema.load_state_dict(groups["ema"])
+            moments: dict[int, dict[str, Tensor]] = {}
+            for key, value in groups["adam"].items():
+                index, name = key.split(".", 1)
+                moments.setdefault(int(index), {})[name] = value
+            state = self.optimiser.state_dict()
+            state["state"] = moments
+            self.optimiser.load_state_dict(state)
+            self.step, self.seconds = int(header["step"]), float(header["seconds"])
+        except TrainingError:
+            raise
+        except Exception as error:  # a damaged file can fail in many ways; none may pass silently
+            raise TrainingError(
+                f"{path}: can't go on from this state ({error}); delete it to start again"
+            ) from error
+
+    def save(self) -> None:
+        """Write state and weights, each whole or not at all; the weights are the EMA's, in fp16."""
+        if self.rank:
+            return
+        header = {
+            "config": json.dumps(self.config.to_dict()),
+            "step": str(self.step),
+            "seconds": str(self.seconds),
+        }
+        write_atomically(self.folder / STATE, save_tensors(self._state(), metadata=header))
+        notes = {"steps": self.step, "minutes": round(self.seconds / 60, 1), "seed": self.config.seed}
+        save_checkpoint(self.folder / WEIGHTS, self.ema, name=self.config.name, notes=notes)
+
+    # ---- one step ----------------------------------------------------------------------------
+
+    def fraction(self) -> float:
+        """Of the budget that is used up."""
+        if self.config.steps is not None:
+            return min(1.0, self.step / self.config.steps)
+        return min(1.0, self.seconds / 60 / (self.config.minutes or 1))
+
+    def _learning_rate(self) -> float:
+        c = self.config
+        cosine = 0.5 * (1 + math.cos(math.pi * self.fraction()))
+        factor = c.final_learning_rate + (1 - c.final_learning_rate) * cosine
+        return c.learning_rate * factor * min(1.0, (self.step + 1) / max(1, c.warmup_steps))
+
+    def _forward(self, net: nn.Module, batch: Batch, level: Tensor) -> tuple[Terms, Coded]:
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+            coded: Coded = net(batch.rgb, level, batch.gray)
+            return loss_terms(coded, batch, level, self.rate, self.config), coded
+
+    def _levels(self, size: int) -> Tensor:
+        rng = np.random.default_rng([self.config.seed, self.step, self.rank, 7])
+        # One level from each of `size` equal parts of the range: less noise than independent ones.
+        parts = (np.arange(size) + rng.random(size)) / size
+        low, high = LEVELS
+        return torch.tensor(low + (high - low) * rng.permutation(parts), dtype=torch.float32)
+
+    def _to_device(self, batch: Batch) -> Batch:
+        rgb = batch.rgb.to(self.device, memory_format=torch.channels_last)
+        return Batch(rgb, batch.gray.to(self.device))
+
+    def train_step(self, net: nn.Module) -> Terms:
+        """One update. Raises TrainingError, with the weights as they were, when it isn't finite."""
+        batch = self._to_device(self.source.batch(self.step, self.config.batch, self.rank))
+        level = self._levels(self.config.batch).to(self.device)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate()
+        terms, _ = self._forward(net, batch, level)
+        self.optimiser.zero_grad(set_to_none=True)
+        terms.loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
+        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.clip)
+        if not (torch.isfinite(terms.loss) and torch.isfinite(norm)):
+            raise TrainingError(
+                f"step {self.step}: the loss or its gradient is not finite; the state before it was "
+                "kept. Try a smaller learning_rate or clip"
+            )
+        self.optimiser.step()
+        self.step += 1
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, now in zip(self.ema.parameters(), self.net.parameters(), strict=True):
+                mean.lerp_(now, 1 - decay)
+        return terms
+
+    # ---- the run -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def validate(self, crops: int = 12) -> tuple[Terms, Image.Image]:
+        """Losses of the EMA weights on held-out crops, and a sheet: original, thumbnail, result."""
+        self.ema.eval()
+        rows, terms = [], []
+        batch = self._to_device(self.source.validation(crops))
+        low, high = LEVELS
+        for start in range(0, crops, 4):
+            part = Batch(batch.rgb[start : start + 4], batch.gray[start : start + 4])
+            count = len(part.gray)
+            for at in (low, (low + high) / 2, high):
+                term, coded = self._forward(self.ema, part, torch.full((count,), at, device=self.device))
+                terms.append(term)
+                if start == 0:
+                    scale = self.config.model.scale
+                    big = ycbcr_to_rgb(coded.lr).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+                    rows += [torch.cat([part.rgb[i], big[i], coded.hr[i].float()], 2) for i in range(count)]
+        mean = Terms(*(torch.stack([getattr(t, f) for t in terms]).mean() for f in Terms.__annotations__))
+        half = len(rows) // 2
+        sheet = torch.cat([torch.cat(rows[:half], 1), torch.cat(rows[half : 2 * half], 1)], 2)
+        pixels = (sheet + 128).clamp(0, 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        return mean, Image.fromarray(np.ascontiguousarray(pixels))
+
+    def _log(self, progress: Progress) -> None:
+        import io
+
+        terms, sheet = self.validate()
+        buffer = io.BytesIO()
+        sheet.save(buffer, "PNG")
+        write_atomically(self.folder / SHEET, buffer.getvalue())
+        path = self.folder / LOG
+        new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(_LOG_FIELDS)
+            figures: Sequence[Any] = (
+                progress.minutes, progress.loss, progress.psnr, progress.bpp, progress.lr_psnr,
+                psnr_from_mse(terms.mse.item()), terms.bpp.item(), terms.loss.item(),
+            )  # fmt: skip
+            writer.writerow([self.step, *(f"{x:.4f}" for x in figures)])
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the run after the step at hand instead of in its middle."""
+        previous: dict[int, Any] = {}
+
+        def stop(signum: int, frame: object) -> None:
+            self.stop_requested = True
+
+        with contextlib.suppress(ValueError):  # not the main thread: the caller sets stop_requested
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous[number] = signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for old, handler in previous.items():
+                signal.signal(old, handler)
+
+    def run(self, report: Callable[[Progress], None] = lambda progress: None) -> Path:
+        """Train until the budget is used up or `stop_requested` is set; returns the weights' path.
+
+        report: called about once a second. State and weights are written every
+        `checkpoint_minutes` and at the end, whatever ends the run.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._interruptible(), self._distributed() as net:
+            sums, count = np.zeros(4), 0
+            mean = np.zeros(4)
+            last_report = last_save = started = time.monotonic()
+            before = self.seconds
+            progress = Progress(self.step, self.fraction(), self.seconds / 60, *([math.nan] * 4))
+            try:
+                while self.fraction() < 1 and not self._stop():
+                    terms = self.train_step(net)
+                    sums += [x.item() for x in (terms.loss.detach(), terms.mse, terms.bpp, terms.lr_mse)]
+                    count += 1
+                    now = time.monotonic()
+                    self.seconds = self._together(before + now - started)
+                    if now - last_report >= 1 or self.fraction() >= 1:
+                        mean, last_report = sums / count, now
+                        progress = Progress(
+                            self.step, self.fraction(), self.seconds / 60, mean[0],
+                            psnr_from_mse(mean[1]), mean[2], psnr_from_mse(mean[3]),
+                        )  # fmt: skip
+                        report(progress)
+                        if count > 500:
+                            sums, count = np.zeros(4), 0
+                    if now - last_save >= 60 * self.config.checkpoint_minutes:
+                        last_save = now
+                        self._checkpoint(progress)
+            finally:
+                self._checkpoint(progress)
+        return self.folder / WEIGHTS
+
+    def _checkpoint(self, progress: Progress) -> None:
+        if self.rank == 0:
+            self.save()
+            self._log(progress)
+
+    # ---- several processes -------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _distributed(self) -> Iterator[nn.Module]:
+        if self.world == 1:
+            yield self.net
+            return
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend)
+        try:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            yield nn.parallel.DistributedDataParallel(self.net, device_ids=ids)
+        finally:
+            torch.distributed.destroy_process_group()
+
+    def _agree(self, value: float) -> float:
+        """Rank 0's value, on every process: clocks and signals differ, decisions must not."""
+        if self.world == 1:
+            return value
+        tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(tensor, 0)
+        return float(tensor.item())
+
+    def _together(self, seconds: float) -> float:
+        return self._agree(seconds)
+
+    def _stop(self) -> bool:
+        return self._agree(float(self.stop_requested)) > 0

@@ -1,0 +1,328 @@
+"""Coefficients, tables and metadata to JPEG bytes and back, and what other programs do to the file."""
+
+from __future__ import annotations
+
+import io
+import xml.etree.ElementTree as ET
+
+import mozjpeg_lossless_optimization as mozjpeg
+import numpy as np
+import pytest
+import torch
+from jpeg_bytes import find, segments, with_size, without_metadata
+from PIL import Image
+
+from napari_hyperthumb import bitstream
+from napari_hyperthumb.bitstream import Metadata, read_frame, read_jpeg, write_jpeg
+from napari_hyperthumb.errors import DependencyError, ImageError, ThumbnailError
+from napari_hyperthumb.jpeg import dequantise, idct_8x8
+from napari_hyperthumb.pixels import Format
+
+SIZES = [(1, 1), (8, 8), (9, 17), (40, 56)]
+META = Metadata(2, (80, 112), "tiny-x2", "0123456789abcdef", Format())
+
+
+def random_tables(channels: int = 3) -> np.ndarray:
+    """Steps of 9 and more: rounding samples to 8 bits can't move a coefficient to another one."""
+    tables = np.random.default_rng(1).integers(9, 60, (2, 64))
+    return tables if channels == 3 else tables[[0, 0]]
+
+
+def random_coefficients(size: tuple[int, int], channels: int, tables: np.ndarray) -> torch.Tensor:
+    """Sparse coefficients whose planes stay within 0 .. 255: (channels, 64, h, w)."""
+    h, w = (-(-side // 8) for side in size)
+    quantised = (torch.randn(channels, 64, h, w) * (torch.rand(channels, 64, h, w) < 0.1)).round()
+    planes = idct_8x8(dequantise(quantised[None], torch.from_numpy(tables).float()[None]))[0]
+    inside = (planes.abs() < 127).unfold(1, 8, 8).unfold(2, 8, 8).flatten(3).all(3)
+    quantised *= inside[:, None]
+    quantised[0, 0, 0, 0] = 3
+    return quantised
+
+
+def saved_again(data: bytes, **options: object) -> bytes:
+    """The file opened and saved by Pillow, its XMP kept."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as image:
+        image.save(buffer, "JPEG", xmp=image.info["xmp"], **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def sample() -> tuple[torch.Tensor, np.ndarray, bytes]:
+    """Coefficients, tables, and the file of them: 40x56 pixels in colour."""
+    tables = random_tables()
+    quantised = random_coefficients((40, 56), 3, tables)
+    return quantised, tables, write_jpeg(quantised, tables, (40, 56), META)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", SIZES)
+def test_coefficients_tables_and_size_come_back_exactly(size, channels):
+    tables = random_tables(channels)
+    quantised = random_coefficients(size, channels, tables)
+    contents = read_jpeg(write_jpeg(quantised, tables, size))
+    assert torch.equal(contents.quantised, quantised)
+    assert np.array_equal(contents.tables, tables)
+    assert contents.size == size
+    assert contents.metadata is None
+    assert contents.lost == ()
+
+
+def test_nearly_all_coefficients_come_back_from_the_finest_useful_tables():
+    tables = np.full((2, 64), 3, np.int64)
+    quantised = random_coefficients((64, 64), 3, tables)
+    contents = read_jpeg(write_jpeg(quantised, tables, (64, 64)))
+    assert (contents.quantised != quantised).float().mean() < 0.002
+
+
+def test_planes_beyond_8_bits_are_clipped_and_still_give_a_readable_file():
+    tables = np.full((2, 64), 255, np.int64)
+    quantised = torch.zeros(3, 64, 2, 2)
+    quantised[:, :8] = 8
+    contents = read_jpeg(write_jpeg(quantised, tables, (16, 16)))
+    assert contents.quantised.isfinite().all()
+    assert contents.quantised.abs().max() <= 8
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", SIZES)
+def test_pillow_shows_the_inverse_dct_at_the_right_size(size, channels):
+    tables = random_tables(channels)
+    quantised = random_coefficients(size, channels, tables)
+    planes = idct_8x8(dequantise(quantised[None], torch.from_numpy(tables).float()[None]))[0] + 128
+    with Image.open(io.BytesIO(write_jpeg(quantised, tables, size, META))) as image:
+        assert image.mode == ("RGB" if channels == 3 else "L")
+        assert image.size == size[::-1]
+        if channels == 3:
+            image.draft("YCbCr", image.size)
+        shown = np.asarray(image).reshape(*size, channels).astype(float)
+    expected = planes[:, : size[0], : size[1]].permute(1, 2, 0).numpy()
+    assert abs(shown - expected).max() <= 1.01
+
+
+def test_file_has_two_tables_and_no_chroma_subsampling(sample):
+    _, tables, data = sample
+    assert read_frame(data).sampling == ((1, 1),) * 3
+    with Image.open(io.BytesIO(data)) as image:
+        assert {key: list(value) for key, value in image.quantization.items()} == {
+            0: tables[0].tolist(),
+            1: tables[1].tolist(),
+        }
+
+
+@pytest.mark.parametrize(
+    "fmt",
+    [
+        Format(),
+        Format("uint8", (3.0, 200.0)),
+        Format("uint16", (0.0, 65535.0)),
+        Format("int32", (-2.0**31, 2.0**31 - 1)),
+        Format("float32", (-0.1, 1 / 3)),
+        Format("float64", (-1.7e308, 5e-324)),
+    ],
+)
+@pytest.mark.parametrize("gray", [False, True])
+def test_metadata_comes_back_exactly(fmt, gray):
+    channels = 1 if gray else 3
+    tables = random_tables(channels)
+    fmt = Format(fmt.dtype, fmt.range, gray)
+    metadata = Metadata(4, (33, 65), "My.model_v-2", "fedcba9876543210", fmt)
+    quantised = random_coefficients((9, 17), channels, tables)
+    contents = read_jpeg(write_jpeg(quantised, tables, (9, 17), metadata))
+    assert contents.metadata == metadata
+    assert contents.lost == ()
+
+
+def test_metadata_is_well_formed_xmp_that_pillow_shows(sample):
+    _, tables, data = sample
+    with Image.open(io.BytesIO(data)) as image:
+        root = ET.fromstring(image.info["xmp"])
+    rdf = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+    assert root.tag == f"{rdf}RDF"
+    (description,) = root
+    assert description.get("{urn:hyperthumb:1}Thumbnail") == META.to_text(tables)
+
+
+def test_metadata_costs_less_than_300_bytes(sample):
+    quantised, tables, data = sample
+    assert len(data) - len(write_jpeg(quantised, tables, (40, 56))) < 300
+
+
+def test_stripped_metadata_leaves_the_coefficients(sample):
+    quantised, tables, data = sample
+    contents = read_jpeg(without_metadata(data))
+    assert contents.metadata is None
+    assert torch.equal(contents.quantised, quantised)
+    assert np.array_equal(contents.tables, tables)
+    assert contents.size == (40, 56)
+
+
+def test_file_saved_again_with_other_tables_says_so(sample):
+    contents = read_jpeg(saved_again(sample[2], quality=40, subsampling=0))
+    assert contents.metadata == META
+    (lost,) = contents.lost
+    assert "saved again" in lost
+
+
+def test_file_saved_again_with_the_same_tables_isnt_lost(sample):
+    data = saved_again(sample[2], qtables=sample[1].tolist(), subsampling=0)
+    assert read_jpeg(data).lost == ()
+
+
+@pytest.mark.parametrize("subsampling", [1, 2])
+def test_subsampled_colour_is_reported_and_still_read(subsampling, sample):
+    quantised, tables, data = sample
+    data = saved_again(data, qtables=tables.tolist(), subsampling=subsampling)
+    contents = read_jpeg(data)
+    (lost,) = contents.lost
+    assert "subsampled" in lost
+    assert contents.quantised.shape == quantised.shape
+    # Through RGB and back: samples are rounded, but luma isn't thrown away.
+    assert (contents.quantised[0] == quantised[0]).float().mean() > 0.95
+
+
+def test_resized_file_says_from_what_to_what(sample):
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(sample[2])) as image:
+        tables = sample[1].tolist()
+        small = image.resize((28, 20))
+        small.save(buffer, "JPEG", xmp=image.info["xmp"], qtables=tables, subsampling=0)
+    (lost,) = read_jpeg(buffer.getvalue()).lost
+    assert "56x40" in lost and "28x20" in lost
+
+
+def test_progressive_baseline_and_mozjpeg_files_hold_the_same_coefficients(monkeypatch):
+    tables = random_tables()
+    quantised = random_coefficients((64, 80), 3, tables)
+    with monkeypatch.context() as patch:
+        patch.setattr(bitstream, "_smaller", lambda data: data)
+        baseline = write_jpeg(quantised, tables, (64, 80), META)
+    progressive = mozjpeg.optimize(baseline, copy=mozjpeg.COPY_MARKERS.ALL)
+    assert not read_frame(baseline).progressive
+    assert read_frame(progressive).progressive
+    for data in (baseline, progressive):
+        contents = read_jpeg(data)
+        assert torch.equal(contents.quantised, quantised)
+        assert np.array_equal(contents.tables, tables)
+        assert contents.metadata == META
+
+
+def test_smaller_of_baseline_and_progressive_is_written(monkeypatch):
+    tables = random_tables()
+    for size in ((8, 8), (160, 160)):
+        quantised = random_coefficients(size, 3, tables)
+        written = write_jpeg(quantised, tables, size)
+        with monkeypatch.context() as patch:
+            patch.setattr(bitstream, "_smaller", lambda data: data)
+            baseline = write_jpeg(quantised, tables, size)
+        assert len(written) == min(len(baseline), len(mozjpeg.optimize(baseline)))
+
+
+def test_same_input_gives_the_same_bytes(sample):
+    quantised, tables, data = sample
+    assert write_jpeg(quantised.clone(), tables.copy(), (40, 56), META) == data
+
+
+def test_writing_doesnt_change_its_input(sample):
+    quantised, tables, _ = sample
+    before = quantised.clone(), tables.copy()
+    write_jpeg(quantised, tables, (40, 56))
+    assert torch.equal(quantised, before[0])
+    assert np.array_equal(tables, before[1])
+
+
+@pytest.mark.parametrize("size", [(65_501, 8), (8, 65_501)])
+def test_sides_beyond_jpegs_limit_are_refused_with_the_numbers(size):
+    with pytest.raises(ImageError, match="65501") as error:
+        write_jpeg(torch.zeros(1, 64, 1, 1), random_tables(1), size)
+    assert "65500" in str(error.value)
+
+
+def test_the_longest_side_there_is_can_be_written():
+    quantised = torch.zeros(1, 64, 1, 65_504 // 8)
+    data = write_jpeg(quantised, random_tables(1), (1, 65_500))
+    assert read_jpeg(data).size == (1, 65_500)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'"1 2 ', b'"2 2 ', "version 2"),
+        (b'"1 2 ', b'"1 3 ', "damaged"),
+        (b" 112x80 ", b" 0x80 ", "damaged"),
+        (b" 112x80 ", b" 112x9999999 ", "damaged"),
+        (b" 112x80 ", b" 112 80 ", "damaged"),
+        (b"0123456789abcdef", b"0123456789abcdeg", "damaged"),
+        (b"tiny-x2", b"tiny/x2", "damaged"),
+    ],
+)
+def test_damaged_metadata_is_an_error_that_shows_it(sample, old, new, message):
+    data = sample[2]
+    start, stop = find(data, 0xE1)
+    body = data[start + 4 : stop]
+    assert body.count(old) == 1
+    body = body.replace(old, new)
+    data = data[: start + 2] + (len(body) + 2).to_bytes(2, "big") + body + data[stop:]
+    with pytest.raises(ThumbnailError, match=message):
+        read_jpeg(data)
+
+
+@pytest.mark.parametrize(
+    "tail", ["uint64 0.0 1.0", "float32 nan 1.0", "float32 0.0 1e999", "float32 2.0 1.0", "uint8 0.0"]
+)
+def test_made_up_formats_are_refused(sample, tail, monkeypatch):
+    quantised, tables, _ = sample
+    text = META.to_text(tables)
+    monkeypatch.setattr(Metadata, "to_text", lambda self, tables: f"{text} {tail}")
+    data = write_jpeg(quantised, tables, (40, 56), META)
+    with pytest.raises(ThumbnailError, match="damaged"):
+        read_jpeg(data)
+
+
+def test_fill_bytes_between_segments_are_skipped(sample):
+    data = sample[2]
+    _, start, _ = list(segments(data))[1]
+    assert torch.equal(read_jpeg(data[:start] + b"\xff\xff" + data[start:]).quantised, sample[0])
+
+
+def test_frame_of_the_thumbnail_size_is_what_other_programs_see(sample):
+    data = sample[2]
+    assert (read_frame(data).height, read_frame(data).width) == (40, 56)
+    assert read_frame(with_size(data, 39, 51)).padded == (40, 56)
+
+
+def test_missing_torchjpeg_names_the_extra(sample, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torchjpeg", None)
+    with pytest.raises(DependencyError, match=r"napari-hyperthumb\[reference\]"):
+        read_jpeg(sample[2], backend="torchjpeg")
+
+
+# ---- torchjpeg, where it is installed ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_torchjpeg_reads_what_pillow_wrote(channels):
+    pytest.importorskip("torchjpeg.codec")
+    tables = random_tables(channels)
+    quantised = random_coefficients((40, 56), channels, tables)
+    contents = read_jpeg(write_jpeg(quantised, tables, (40, 56), META), backend="torchjpeg")
+    assert torch.equal(contents.quantised, quantised)
+    assert np.array_equal(contents.tables, tables)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pillow_reads_what_torchjpeg_wrote(channels):
+    pytest.importorskip("torchjpeg.codec")
+    tables = random_tables(channels)
+    quantised = random_coefficients((40, 56), channels, tables)
+    metadata = Metadata(2, (80, 112), "tiny-x2", "0123456789abcdef", Format(gray=channels == 1))
+    contents = read_jpeg(write_jpeg(quantised, tables, (40, 56), metadata, backend="torchjpeg"))
+    assert torch.equal(contents.quantised, quantised)
+    assert contents.metadata == metadata
+
+
+def test_torchjpeg_without_metadata_writes_none():
+    pytest.importorskip("torchjpeg.codec")
+    tables = random_tables()
+    data = write_jpeg(random_coefficients((8, 8), 3, tables), tables, (8, 8), backend="torchjpeg")
+    assert 0xE1 not in [marker for marker, _, _ in segments(data)]
