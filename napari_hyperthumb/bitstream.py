@@ -27,11 +27,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import DependencyError, HyperThumbError, ImageError, ThumbnailError
-from .jpeg import BLOCK, COEFFICIENTS, dct_8x8, dequantise, idct_8x8
+from .jpeg import BLOCK, COEFFICIENTS, dct_8x8, dequantise, idct_8x8, quantise
 from .pixels import DTYPES, Format
 
 MAX_SIDE = 65_500
 """libjpeg's limit for one side of a JPEG."""
+STRIP = 64
+"""Rows of blocks transformed at a time, which bounds the memory of large images."""
 MAX_FILE = 2**31
 BACKENDS = ("pillow", "torchjpeg")
 
@@ -236,8 +238,7 @@ def write_jpeg(
     if backend == "torchjpeg":
         return _smaller(_with_xmp(_write_torchjpeg(quantised, tables, size), xmp))
     table = torch.from_numpy(tables).float()[None]
-    planes = idct_8x8(dequantise(quantised[None], table))[0]
-    samples = (planes + 128).round_().clamp_(0, 255).to(torch.uint8).numpy()
+    samples = torch.cat([_samples(strip, table) for strip in torch.split(quantised, STRIP, 2)], 1).numpy()
     if samples.shape[0] == 1:
         image, used = Image.fromarray(samples[0]), [tables[0].tolist()]
     else:
@@ -249,6 +250,12 @@ def write_jpeg(
     image.save(buffer, "JPEG", qtables=used, subsampling=0, optimize=True, xmp=xmp)
     data = buffer.getvalue()
     return _smaller(_with_size(data, read_frame(data), *size))
+
+
+def _samples(quantised: Tensor, table: Tensor) -> Tensor:
+    """8-bit samples (C, 8h, 8w) that a viewer shows."""
+    planes = idct_8x8(dequantise(quantised[None], table))[0]
+    return (planes + 128).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _smaller(data: bytes) -> bytes:
@@ -288,11 +295,10 @@ def read_jpeg(data: bytes, *, backend: str = "pillow") -> Contents:
     if backend == "torchjpeg":
         quantised, tables = _read_torchjpeg(data, components)
     else:
-        planes, tables = _read_planes(data, frame)
+        samples, tables = _read_planes(data, frame)
         table = torch.from_numpy(tables).float()[None]
-        quantised = dct_8x8(planes[None])[0]
-        quantised /= table[0, [0, 1, 1][:components], :, None, None]
-        quantised.round_()
+        strips = torch.split(samples[None], STRIP * BLOCK, 2)
+        quantised = torch.cat([quantise(dct_8x8(s.float() - 128), table)[0] for s in strips], 2)
     if len(set(frame.sampling)) > 1:
         lost.append("its colour was subsampled by another program")
     parsed = _parse_metadata(frame.xmp, components == 1)
@@ -311,7 +317,7 @@ def read_jpeg(data: bytes, *, backend: str = "pillow") -> Contents:
 
 
 def _read_planes(data: bytes, frame: Frame) -> tuple[Tensor, NDArray[np.int64]]:
-    """Planes in whole blocks (C, H, W), zero-centred, and tables (2, 64)."""
+    """8-bit samples in whole blocks (C, H, W), and tables (2, 64)."""
     whole = _with_size(data, frame, *frame.padded)
     try:
         with warnings.catch_warnings():
@@ -330,8 +336,7 @@ def _read_planes(data: bytes, frame: Frame) -> tuple[Tensor, NDArray[np.int64]]:
         raise ThumbnailError(f"a JPEG of mode {image.mode}; thumbnails are YCbCr or gray")
     tables = _tables(image)
     samples = np.array(image)
-    planes = torch.from_numpy(samples[None] if samples.ndim == 2 else samples.transpose(2, 0, 1))
-    return planes.float() - 128, tables
+    return torch.from_numpy(samples[None] if samples.ndim == 2 else samples.transpose(2, 0, 1)), tables
 
 
 def _tables(image: Image.Image) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -239,6 +240,9 @@ def encode_command(
     """Code pictures into thumbnails: photo.png becomes photo.ht.jpg beside it."""
     from .codec import encode
 
+    if sum(target is not None for target in (bpp, nbytes, psnr, level)) > 1:
+        raise _fail("give one of --bpp, --bytes, --psnr and --level")
+
     def work(job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
         streamed = job.source == STREAM
         image = read_image_file(_read_stream(), "standard input") if streamed else read_image(job.source)
@@ -304,7 +308,7 @@ def decode_command(
         )
         png = image.dtype.name == "uint8" or (image.dtype.name == "uint16" and image.ndim == 2)
         target = job.target or STREAM
-        if output is None and target != STREAM and not png:
+        if target not in (STREAM, output) and not png:  # nobody named this file
             target = str(Path(target).with_suffix(".tif"))
         suffix = ".png" if png else ".tif"
         _write(target, image_bytes(image, suffix if target == STREAM else Path(target).suffix), force)
@@ -390,8 +394,11 @@ def compare_command(
 ) -> None:
     """Ours against JPEG, WebP and AVIF (JPEG XL where installed) at the same number of bytes."""
     from .codec import decode, encode
-    from .compare import as_eight_bit, compare, sheet
+    from .compare import compare, sheet
+    from .pixels import eight_bit
 
+    if bpp is not None and nbytes is not None:
+        raise _fail("give one of --bpp and --bytes")
     target = output or (
         "stdin.compare.png"
         if image == STREAM
@@ -401,7 +408,7 @@ def compare_command(
     def work(job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
         streamed = job.source == STREAM
         array = read_image_file(_read_stream(), "standard input") if streamed else read_image(job.source)
-        original = as_eight_bit(array)
+        original = eight_bit(array)
         thumbnail = encode(
             original,
             bpp=0.3 if bpp is None and nbytes is None else bpp,
@@ -411,7 +418,8 @@ def compare_command(
             model=model,
             progress=lambda fraction: progress(0.5 * fraction),
         )
-        rows = compare(original, thumbnail, decode(thumbnail.data, model=model, device=device))
+        decoded = decode(thumbnail.data, model=model, device=device)
+        rows = compare(original, thumbnail, decoded, with_ssim=True)
         buffer = io.BytesIO()
         sheet(original, rows).save(buffer, "PNG")
         _write(target, buffer.getvalue(), force)
@@ -423,7 +431,7 @@ def compare_command(
                     "name": row.name,
                     "bytes": row.nbytes,
                     "bpp": 8 * row.nbytes / (original.shape[0] * original.shape[1]),
-                    "psnr": row.psnr,
+                    "psnr": row.psnr if math.isfinite(row.psnr) else None,  # JSON has no infinity
                     "ssim": row.ssim,
                     "exceeds": row.exceeds,
                 }
@@ -435,9 +443,9 @@ def compare_command(
         text = [f"{'codec':<16}{'bytes':>10}{'bpp':>9}{'PSNR dB':>10}{'SSIM':>9}"]
         for c in r["codecs"]:
             mark = "  (its smallest file is larger)" if c["exceeds"] else ""
-            text.append(
-                f"{c['name']:<16}{c['bytes']:>10,}{c['bpp']:>9.4f}{c['psnr']:>10.2f}{c['ssim']:>9.4f}{mark}"
-            )
+            psnr = "exact" if c["psnr"] is None else f"{c['psnr']:.2f}"
+            ssim = "-" if c["ssim"] is None else f"{c['ssim']:.4f}"
+            text.append(f"{c['name']:<16}{c['bytes']:>10,}{c['bpp']:>9.4f}{psnr:>10}{ssim:>9}{mark}")
         return "\n".join([*text, f"picture: {r['output']}"])
 
     run_jobs([Job(image, target)], work, line, as_json=as_json, quiet=False)
@@ -462,6 +470,8 @@ def main() -> None:
     """Entry point of the command."""
     from ._cli_training import add_training_commands
 
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that can't be printed ends no work
     add_training_commands(app)
     app()
 

@@ -8,7 +8,6 @@ image = decode("photo.ht.jpg")
 from __future__ import annotations
 
 import io
-import math
 import os
 import warnings
 from collections.abc import Callable
@@ -34,17 +33,13 @@ from .errors import (
     ThumbnailError,
 )
 from .files import write_atomically
-from .metrics import mse, psnr_from_mse
-from .model import LEVELS
-from .pipeline import Coding, PreparedImage, Report, no_report, reconstruct
+from .pipeline import PreparedImage, Report, no_report, reconstruct
 from .pixels import Array, Format, ValueRange, check_image
-from .search import log_bytes, search_level
+from .targets import Candidate, Target, best_of, meet_target, parse_target
 
 SCALES = (2, 4)
 MAX_PIXELS = 500_000_000
 """HR pixels that `decode` reconstructs unless told otherwise."""
-COARSEST = -4.0
-"""Below level -1 only the tables grow; at this level they have reached their limit."""
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
 
@@ -119,142 +114,8 @@ def _model_for(model: str | os.PathLike[str] | Model | None, scale: int) -> Mode
 # ---- encode ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Target:
-    kind: str
-    value: float
-
-    def describe(self) -> str:
-        return {"psnr": f"{self.value:g} dB", "level": f"level {self.value:g}"}.get(
-            self.kind, f"{self.value:.0f} bytes"
-        )
-
-
-def _target(
-    shape: tuple[int, ...],
-    bpp: float | None,
-    nbytes: int | None,
-    psnr: float | None,
-    level: float | None,
-) -> _Target:
-    given = {"bpp": bpp, "nbytes": nbytes, "psnr": psnr, "level": level}
-    chosen = [(kind, float(value)) for kind, value in given.items() if value is not None]
-    if len(chosen) > 1:
-        raise RateError(f"give one of bpp, nbytes, psnr and level, not {len(chosen)} of them")
-    kind, value = chosen[0] if chosen else ("level", 0.0)
-    if not math.isfinite(value):
-        raise RateError(f"{kind} must be a finite number, not {value}")
-    if kind == "level" and not LEVELS[0] <= value <= LEVELS[1]:
-        raise RateError(f"level must be from {LEVELS[0]:g} to {LEVELS[1]:g}, not {value:g}")
-    if kind != "level" and value <= 0:
-        raise RateError(f"{kind} must be more than 0, not {value:g}")
-    if kind == "bpp":
-        return _Target("nbytes", math.floor(value * shape[0] * shape[1] / 8))
-    return _Target(kind, math.floor(value) if kind == "nbytes" else value)
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """The best coding at one scale."""
-
-    coding: Coding
-    prepared: PreparedImage
-    inside: bool
-    """Whether the target lies within the model's levels."""
-
-    @cached_property
-    def error(self) -> float:
-        """Mean squared error of what the bytes decode to, in 8-bit levels squared."""
-        return _error(self.prepared, self.coding)
-
-
-def _error(prepared: PreparedImage, coding: Coding) -> float:
-    contents = read_jpeg(coding.data)
-    decoded = reconstruct(
-        contents.quantised,
-        contents.tables,
-        prepared.shape,
-        prepared.format,
-        prepared.model,
-        prepared.device,
-    )
-    peak = _peak(prepared.format)
-    return mse(prepared.array, decoded) * (255 / peak) ** 2
-
-
-def _peak(fmt: Format) -> float:
-    return (fmt.range[1] - fmt.range[0]) or 1.0
-
-
-def _for_bytes(prepared: PreparedImage, wanted: int) -> _Candidate:
-    def measure(level: float) -> tuple[float, Coding]:
-        coding = prepared.code(level)
-        return log_bytes(len(coding.data)), coding
-
-    below, above = search_level(
-        measure,
-        log_bytes(max(wanted, 1)),
-        low=COARSEST,
-        high=LEVELS[1],
-        start=0.0,
-        slope=0.85,
-        tolerance=0.01,
-    )
-    if below is None:
-        least = len(above.result.data) if above else 0
-        raise RateError(
-            f"{wanted} bytes can't be reached at scale {prepared.model.scale}: "
-            f"the smallest file of this image has {least} bytes"
-        )
-    return _Candidate(below.result, prepared, LEVELS[0] <= below.level < LEVELS[1])
-
-
-def _for_psnr(prepared: PreparedImage, wanted: float) -> _Candidate:
-    def measure(level: float) -> tuple[float, Coding]:
-        coding = prepared.code(level)
-        return psnr_from_mse(max(_error(prepared, coding), 1e-9)), coding
-
-    tolerance = 0.05
-    below, above = search_level(
-        measure,
-        wanted + tolerance,
-        low=LEVELS[0],
-        high=LEVELS[1],
-        start=0.0,
-        slope=2.5,
-        tolerance=tolerance,
-        trials=10,
-    )
-    good = [trial for trial in (below, above) if trial is not None and trial.value >= wanted]
-    if not good:
-        reached = max(trial.value for trial in (below, above) if trial is not None)
-        raise RateError(
-            f"{wanted:g} dB can't be reached at scale {prepared.model.scale}: "
-            f"this image comes to {reached:.2f} dB at most"
-        )
-    best = min(good, key=lambda trial: len(trial.result.data))
-    return _Candidate(best.result, prepared, True)
-
-
-def _at_scale(prepared: PreparedImage, target: _Target, report: Report) -> _Candidate:
-    if target.kind == "level":
-        return _Candidate(prepared.code(target.value, report), prepared, True)
-    if target.kind == "nbytes":
-        return _for_bytes(prepared, int(target.value))
-    return _for_psnr(prepared, target.value)
-
-
-def _best(candidates: list[_Candidate], target: _Target) -> _Candidate:
-    if len(candidates) == 1:
-        return candidates[0]
-    if target.kind == "psnr":
-        return min(candidates, key=lambda c: len(c.coding.data))
-    inside = [c for c in candidates if c.inside]
-    return inside[0] if len(inside) == 1 else min(candidates, key=lambda c: c.error)
-
-
 def _scales(
-    scale: int | str, target: _Target, model: str | os.PathLike[str] | Model | None
+    scale: int | str, target: Target, model: str | os.PathLike[str] | Model | None
 ) -> tuple[int, ...]:
     if model is not None:
         own = load_model(model).scale
@@ -306,10 +167,10 @@ def encode(
     if effort != "fast":
         raise HyperThumbError(f'effort must be "fast", not {effort!r}')
     array, fmt = check_image(image, alpha=alpha, value_range=value_range)
-    target = _target(array.shape, bpp, nbytes, psnr, level)
+    target = parse_target(array.shape, bpp, nbytes, psnr, level)
     where = pick_device(device)
-    candidates: list[_Candidate] = []
-    failures: list[RateError] = []
+    candidates: list[Candidate] = []
+    failures: list[HyperThumbError] = []
     scales = _scales(scale, target, model)
     for index, one in enumerate(scales):
 
@@ -318,15 +179,14 @@ def encode(
 
         try:
             prepared = PreparedImage(array, fmt, _model_for(model, one), where, report=part)
-            candidates.append(_at_scale(prepared, target, no_report))
+            candidates.append(meet_target(prepared, target, no_report))
+            prepared.release()
         except (RateError, ImageError) as error:
-            if len(scales) == 1 or not isinstance(error, RateError) and one == scales[-1]:
-                raise
-            failures.append(RateError(str(error)))
+            failures.append(error)
         progress((index + 1) / len(scales))
     if not candidates:
-        raise RateError("; ".join(str(error) for error in failures))
-    chosen = _best(candidates, target)
+        raise failures[-1]  # of the largest scale, which reaches the smallest files
+    chosen = best_of(candidates, target)
     coding, used = chosen.coding, chosen.prepared.model
     return Thumbnail(
         data=coding.data,

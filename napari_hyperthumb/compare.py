@@ -10,6 +10,7 @@ All of it works on 8-bit images, (H, W) or (H, W, 3) uint8, which is what those 
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -91,10 +92,8 @@ def _save(image: Pixels, form: str, **options: Any) -> bytes:
 
 
 def _jpeg(image: Pixels, quality: float) -> bytes:
-    files = (
-        _save(image, "JPEG", quality=int(quality), subsampling="4:2:0", optimize=True, progressive=p)
-        for p in (False, True)
-    )
+    # Colours are subsampled 4:2:0 by default.
+    files = [_save(image, "JPEG", quality=int(quality), optimize=True, progressive=p) for p in (False, True)]
     return min(files, key=len)
 
 
@@ -136,35 +135,28 @@ def _jpeg_xl() -> Codec | None:
     def decode(data: bytes) -> Pixels:
         return np.asarray(jpegxl_decode(data))
 
-    ladder = (0.0, 6.0, 12.0, 20.0, 30.0, 45.0, 60.0, 72.0, 80.0, 86.0)
+    ladder = (0, 6, 12, 20, 30, 45, 60, 72, 80, 86)
     return Codec("JPEG XL", encode, decode, _steps(0, 99.75, 400), ladder)
 
 
 def available_codecs(*, psnr_tuned: bool = False) -> tuple[Codec, ...]:
     """JPEG, WebP, AVIF and JPEG XL, as far as they are installed.
 
-    psnr_tuned: also AVIF told to aim at PSNR. Left alone, current libaom aims at the eye (tune=iq) and
-    gives PSNR away for it: about 0.7 dB on photographs.
+    psnr_tuned: also AVIF told to aim at PSNR. Left alone, recent libaom aims at the eye and gives some
+    PSNR away for it: 0.1 to 0.8 dB on photographs.
     """
-    # JPEG's quality 1 and 2 are the same tables. WebP's size climbs steeply from quality 0.
-    found = [
-        Codec(
-            "JPEG",
-            _jpeg,
-            _opened,
-            tuple(map(float, range(1, 101))),
-            (1, 3, 5, 8, 11, 16, 23, 32, 45, 60, 72),
-        )
-    ]
+    ladder: tuple[float, ...] = (1, 3, 5, 8, 11, 16, 23, 32, 45, 60, 72)
+    found = [Codec("JPEG", _jpeg, _opened, tuple(map(float, range(1, 101))), ladder)]
     if features.check("webp"):
-        ladder = (0.0, 0.01, 0.3, 2.0, 6.0, 14.0, 25.0, 40.0, 55.0, 70.0, 80.0)
+        # Its size climbs steeply just above quality 0.
+        ladder = (0, 0.01, 0.3, 2, 6, 14, 25, 40, 55, 70, 80)
         found.append(Codec("WebP", _webp, _opened, _steps(0, 100, 201, 2), ladder, 16_383))
     if features.check("avif"):
         qualities = tuple(map(float, range(101)))
         ladder = (2, 8, 14, 20, 27, 34, 41, 48, 55, 62, 69)
         found.append(Codec("AVIF", _avif, _opened, qualities, ladder))
         if psnr_tuned:
-            found.append(Codec("AVIF, tuned for PSNR", _avif_for_psnr, _opened, qualities, ladder))
+            found.append(Codec("AVIF (PSNR)", _avif_for_psnr, _opened, qualities, ladder))
     jpeg_xl = _jpeg_xl()
     return (*found, jpeg_xl) if jpeg_xl else tuple(found)
 
@@ -231,16 +223,16 @@ def closest(codec: Codec, image: Pixels, nbytes: int, *, with_ssim: bool = False
     image = _check(image, "the image")
     if max(image.shape[:2]) > codec.max_side:
         raise ImageError(f"{codec.name} has at most {codec.max_side} pixels a side")
-    data, at = codec.encode(image, codec.qualities[0]), 0
-    exceeds = len(data) > nbytes
-    too_large = len(codec.qualities)
-    while not exceeds and too_large - at > 1:
-        middle = (at + too_large) // 2
+    data, fits, too_large = b"", -1, len(codec.qualities)
+    while too_large - fits > 1:
+        middle = (fits + too_large) // 2
         trial = codec.encode(image, codec.qualities[middle])
         if len(trial) <= nbytes:
-            data, at = trial, middle
+            data, fits = trial, middle
         else:
             too_large = middle
+    if fits < 0:
+        data = codec.encode(image, codec.qualities[0])
     decoded = _decoded(codec, data, image)
     return Coded(
         name=codec.name,
@@ -248,8 +240,8 @@ def closest(codec: Codec, image: Pixels, nbytes: int, *, with_ssim: bool = False
         image=decoded,
         psnr=psnr(image, decoded),
         ssim=_ssim(image, decoded) if with_ssim else None,
-        quality=codec.qualities[at],
-        exceeds=exceeds,
+        quality=codec.qualities[max(fits, 0)],
+        exceeds=fits < 0,
     )
 
 
@@ -305,14 +297,17 @@ def rd_points(codec: Codec, image: Pixels, qualities: Sequence[float] | None = N
 
 # ---- the sheet -------------------------------------------------------------------------------
 
-CROP = 128
-"""Pixels a side of a crop."""
-CELL = 256
-"""Pixels a side of a crop as it is shown."""
-CELLS = 8
+CROP = (32, 128)
+"""Pixels a side of a crop, at least and at most: a third of the picture in between."""
+SHOWN = 256
+"""Pixels a side of a crop on the sheet."""
+CELL = 8
 """Crops lie on a grid of this many pixels."""
-MARGIN, GAP = 28, 14
-INK, SOFT, LINE = "#1b1b1f", "#6b6f76", "#d5d8dc"
+MARGIN, GAP, LINE, HEAD = 28, 14, 30, 440
+"""Pixels round the sheet, between columns, a line of the table, height of the whole picture."""
+BIG, SMALL = 16, 13
+"""Font sizes."""
+INK, SOFT, RULE = "#1b1b1f", "#6b6f76", "#d5d8dc"
 FRAMES = ("#e4572e", "#17a398", "#8e5cd9")
 
 
@@ -329,45 +324,67 @@ class _Crop:
         return all(a.start < b.stop and b.start < a.stop for a, b in pairs)
 
 
-def _cell_means(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """(H, W) or (H, W, 3) to means over cells of CELLS x CELLS pixels, fewer at the far edges."""
-    at = [np.arange(0, side, CELLS) for side in values.shape[:2]]
-    flat = values if values.ndim == 2 else values.mean(2)
-    sums = np.add.reduceat(np.add.reduceat(flat, at[0], 0), at[1], 1)
-    counts = [np.diff(np.append(a, side)) for a, side in zip(at, values.shape, strict=False)]
-    return np.asarray(sums / np.outer(*counts), np.float64)
+def _cell_means(values: NDArray[Any]) -> NDArray[np.float64]:
+    """(H, W) to means over cells of CELL x CELL pixels, fewer at the far edges."""
+    at = [np.arange(0, side, CELL) for side in values.shape]
+    sums = np.add.reduceat(np.add.reduceat(values, at[0], 0, np.float64), at[1], 1)
+    rows, columns = (np.diff(starts, append=side) for starts, side in zip(at, values.shape, strict=True))
+    means: NDArray[np.float64] = sums / np.outer(rows, columns)
+    return means
 
 
-def _window_means(cells: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Means over all windows of size[0] x size[1] cells."""
+def _cell_errors(a: Pixels, b: Pixels) -> NDArray[np.float64]:
+    """Root mean squared difference in every cell; in strips, as images may be large."""
+    strips = []
+    for start in range(0, a.shape[0], 32 * CELL):
+        rows = slice(start, start + 32 * CELL)
+        square = (a[rows].astype(np.float32) - b[rows].astype(np.float32)) ** 2
+        strips.append(_cell_means(square if square.ndim == 2 else square.mean(2)))
+    return np.sqrt(np.concatenate(strips))
+
+
+def _detail(image: Pixels) -> NDArray[np.float64]:
+    """Mean absolute gradient in every cell."""
+    flat = np.asarray(Image.fromarray(image).convert("L"), np.float32)
+    slopes = np.zeros_like(flat)
+    for axis, side in enumerate(flat.shape):
+        if side > 1:
+            slopes += np.abs(np.gradient(flat, axis=axis))
+    return _cell_means(slopes)
+
+
+def _crop_size(shape: tuple[int, ...]) -> tuple[int, int]:
+    side = max(CROP[0], min(CROP[1], min(shape) // 3 // CELL * CELL))
+    return min(side, shape[0]), min(side, shape[1])
+
+
+def _window_means(cells: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Means over every crop that lies inside of an image of `shape`."""
     total = np.pad(cells.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    h, w = size
-    return (total[h:, w:] - total[:-h, w:] - total[h:, :-w] + total[:-h, :-w]) / (h * w)
+    size = _crop_size(shape)
+    h, w = (-(-side // CELL) for side in size)
+    means: NDArray[np.float64] = (total[h:, w:] - total[:-h, w:] - total[h:, :-w] + total[:-h, :-w]) / (h * w)
+    # The last window may end in a cell that the edge cuts short.
+    rows, columns = ((side - part) // CELL + 1 for side, part in zip(shape, size, strict=True))
+    return means[:rows, :columns]
 
 
 def _crops(original: Pixels, rows: Sequence[Coded]) -> list[_Crop]:
-    """Up to three places worth a look that don't overlap, first the most telling.
+    """Up to three places worth a look that don't overlap.
 
     Where the codecs differ most from each other; where the picture has most detail; where they differ
-    most for how little detail there is, which shows blocks, ringing and lost texture in calm areas.
+    most for how little detail there is: blocks, ringing and lost texture in calm areas.
     """
-    values = original.astype(np.float32)
-    flat = values if values.ndim == 2 else values.mean(2)
-    detail = sum(np.abs(d) for d in np.gradient(flat)) if min(flat.shape) > 1 else np.zeros_like(flat)
-    errors = [_cell_means((row.image.astype(np.float32) - values) ** 2) for row in rows]
-    spread = np.stack([np.sqrt(e) for e in errors]).std(0) if len(rows) > 1 else np.sqrt(errors[0])
-    size = tuple(-(-min(CROP, side) // CELLS) for side in flat.shape)
-    # A window whose last cell is cut short by the edge would stick out: only whole ones are choices.
-    choices = tuple(slice((side - min(CROP, side)) // CELLS + 1) for side in flat.shape)
-    busy = _window_means(_cell_means(detail), (size[0], size[1]))[choices]
-    differ = _window_means(spread, (size[0], size[1]))[choices]
+    shape = original.shape[:2]
+    height, width = _crop_size(shape)
+    errors = np.stack([_cell_errors(original, row.image) for row in rows])
+    differ = _window_means(errors.std(0) if len(rows) > 1 else errors[0], shape)
+    busy = _window_means(_detail(original), shape)
     found: list[_Crop] = []
-    for score in (differ, busy, differ / (busy + 12.0)):
+    for score in (differ, busy, differ / (busy + 12)):
         for index in np.argsort(-score, axis=None, kind="stable"):
-            top, left = (int(i) * CELLS for i in np.unravel_index(index, score.shape))
-            crop = _Crop(
-                slice(top, min(top + CROP, flat.shape[0])), slice(left, min(left + CROP, flat.shape[1]))
-            )
+            top, left = (int(i) * CELL for i in np.unravel_index(index, score.shape))
+            crop = _Crop(slice(top, top + height), slice(left, left + width))
             if not any(crop.overlaps(other) for other in found):
                 found.append(crop)
                 break
@@ -375,53 +392,65 @@ def _crops(original: Pixels, rows: Sequence[Coded]) -> list[_Crop]:
 
 
 def _picture(image: Pixels) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
-
-
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size=size)
+    return Image.fromarray(image).convert("RGB")
 
 
 def _width(text: str, size: int) -> int:
-    return int(np.ceil(_font(size).getlength(text)))
+    return math.ceil(ImageDraw.Draw(Image.new("L", (1, 1))).textlength(text, ImageFont.load_default(size)))
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, ink: str, anchor: str = "la"
+) -> None:
+    draw.text(at, text, fill=ink, font=ImageFont.load_default(size), anchor=anchor)
+
+
+def _tag(draw: ImageDraw.ImageDraw, x: int, y: int, number: int) -> None:
+    draw.rectangle((x, y, x + 21, y + 21), fill=FRAMES[number])
+    _write(draw, (x + 11, y + 11), str(number + 1), BIG, "white", "mm")
 
 
 def _decibels(value: float) -> str:
-    return f"{value:.2f} dB" if np.isfinite(value) else "exact"
-
-
-def _tag(draw: ImageDraw.ImageDraw, corner: tuple[int, int], number: int) -> None:
-    x, y = corner
-    draw.rectangle((x, y, x + 21, y + 21), fill=FRAMES[number])
-    draw.text((x + 11, y + 11), str(number + 1), fill="white", font=_font(15), anchor="mm")
+    return f"{value:.2f} dB" if math.isfinite(value) else "exact"
 
 
 def _overview(original: Pixels, crops: Sequence[_Crop], width: int, height: int) -> Image.Image:
     """The whole picture inside of width x height, with the crops framed in it."""
     picture = _picture(original)
     fit = min(width / picture.width, height / picture.height)
-    fit = min(float(int(fit)), 8.0) if fit >= 1 else fit
-    size = (max(1, round(picture.width * fit)), max(1, round(picture.height * fit)))
-    way = Image.Resampling.NEAREST if fit >= 1 else Image.Resampling.LANCZOS
-    picture = picture.resize(size, way)
+    # Enlarged by whole numbers only: every pixel stays a square.
+    fit, way = (fit, Image.Resampling.LANCZOS) if fit < 1 else (min(int(fit), 8), Image.Resampling.NEAREST)
+    picture = picture.resize((max(1, round(picture.width * fit)), max(1, round(picture.height * fit))), way)
     draw = ImageDraw.Draw(picture)
     for number, crop in enumerate(crops):
         left, top = int(crop.columns.start * fit), int(crop.rows.start * fit)
-        right, bottom = int(crop.columns.stop * fit) - 1, int(crop.rows.stop * fit) - 1
+        right, bottom = (int(part.stop * fit) - 1 for part in (crop.columns, crop.rows))
         draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=FRAMES[number], width=3)
-        _tag(draw, (left, top), number)
+        beside = right + 1 if right + 22 < picture.width else left - 22
+        _tag(draw, left if right - left > 60 else beside, top, number)
     return picture
 
 
 def _table(original: Pixels, rows: Sequence[Coded]) -> list[tuple[str, ...]]:
     table: list[tuple[str, ...]] = [("", "bytes", "bpp", "PSNR", "SSIM")]
     for row in rows:
-        note = " (its smallest file)" if row.exceeds else ""
-        rate = bpp(row.nbytes, original.shape)
-        quality = "-" if row.ssim is None else f"{row.ssim:.4f}"
-        table.append((row.name + note, f"{row.nbytes:,}", f"{rate:.3f}", _decibels(row.psnr), quality))
-    shown = slice(None) if any(row.ssim is not None for row in rows) else slice(-1)
-    return [line[shown] for line in table]
+        rate, quality = bpp(row.nbytes, original.shape), "-" if row.ssim is None else f"{row.ssim:.4f}"
+        name = f"{row.name} (no smaller file)" if row.exceeds else row.name
+        table.append((name, f"{row.nbytes:,}", f"{rate:.3f}", _decibels(row.psnr), quality))
+    known = slice(None) if any(row.ssim is not None for row in rows) else slice(-1)
+    return [line[known] for line in table]
+
+
+def _draw_table(
+    draw: ImageDraw.ImageDraw, x: int, y: int, table: Sequence[tuple[str, ...]], widths: Sequence[int]
+) -> None:
+    for index, line in enumerate(table):
+        right, ink = x, INK if index else SOFT
+        for number, (text, wide) in enumerate(zip(line, widths, strict=True)):
+            right += wide
+            _write(draw, (right if number else x, y), text, BIG, ink, "ra" if number else "la")
+        draw.line((x, y + LINE - 5, right - 1, y + LINE - 5), fill=RULE)
+        y += LINE
 
 
 def sheet(original: Pixels, rows: Sequence[Coded], path: str | os.PathLike[str] | None = None) -> Image.Image:
@@ -438,61 +467,47 @@ def sheet(original: Pixels, rows: Sequence[Coded], path: str | os.PathLike[str] 
             raise ImageError(f"{row.name} has shape {row.image.shape}, the original {original.shape}")
     crops = _crops(original, rows)
     height, width = crops[0].of(original).shape[:2]
-    zoom = max(2, CELL // max(height, width))
+    zoom = max(2, SHOWN // max(height, width))
     height, width = height * zoom, width * zoom
 
-    # Columns are as wide as their captions need, the page as wide as columns or table need.
-    whole = ["uncompressed", *(f"{row.nbytes:,} bytes · {_decibels(row.psnr)} in all" for row in rows)]
+    # Columns are as wide as their captions need, the page as wide as the columns or the table.
+    images = [original, *(row.image for row in rows)]
     names = ["Original", *(row.name for row in rows)]
-    wide = max(_width(name, 16) + _width("000.00 dB", 16) + GAP for name in names)
-    column = max(width, wide, *(_width(text, 13) for text in whole))
+    whole = ["uncompressed", *(f"{row.nbytes:,} bytes · {_decibels(row.psnr)} in all" for row in rows)]
+    named = max(_width(name, BIG) for name in names) + GAP + _width("100.00 dB", BIG)
+    column = max(width, named, *(_width(text, SMALL) for text in whole))
     table = _table(original, rows)
-    widths = [max(_width(line[i], 16) for line in table) + 2 * GAP for i in range(len(table[0]))]
-    inner = max(len(names) * (column + GAP) - GAP, sum(widths) + CELL + 2 * GAP)
-    picture = _overview(original, crops, inner - sum(widths) - 2 * GAP, max(340, 30 * len(table) + 60))
-    head = max(picture.height, 30 * len(table) + 60)
-    page = Image.new(
-        "RGB", (inner + 2 * MARGIN, 2 * MARGIN + head + len(crops) * (height + 2 * MARGIN + 40)), "white"
-    )
+    widths = [max(_width(line[i], BIG) for line in table) + 2 * GAP for i in range(len(table[0]))]
+    inner = max(len(images) * (column + GAP) - GAP, sum(widths) + SHOWN + MARGIN)
+    picture = _overview(original, crops, inner - sum(widths) - MARGIN, HEAD)
+    head = max(picture.height, LINE * (len(table) + 1))
+    step = height + 48 + MARGIN
+
+    page = Image.new("RGB", (inner + 2 * MARGIN, 2 * MARGIN + head + len(crops) * step), "white")
     draw = ImageDraw.Draw(page)
     page.paste(picture, (MARGIN, MARGIN))
-    _draw_table(draw, (MARGIN + picture.width + 2 * GAP, MARGIN), original, table, widths)
+    left = MARGIN + picture.width + MARGIN
+    # The numbers spread over what the picture leaves, as far as they still read as lines.
+    spare = min(inner + MARGIN - left, 760) - sum(widths)
+    widths = [wide + spare // len(widths) for wide in widths]
+    kind = "gray" if original.ndim == 2 else "RGB"
+    _write(draw, (left, MARGIN), f"{original.shape[1]} x {original.shape[0]} pixels, {kind}", BIG, SOFT)
+    _draw_table(draw, left, MARGIN + LINE, table, widths)
     for number, crop in enumerate(crops):
-        y = 2 * MARGIN + head + number * (height + 2 * MARGIN + 40)
-        for index, image in enumerate([original, *(row.image for row in rows)]):
+        top = 2 * MARGIN + head + number * step
+        below = top + height + 7
+        for index, image in enumerate(images):
             x = MARGIN + index * (column + GAP)
             part = _picture(crop.of(image)).resize((width, height), Image.Resampling.NEAREST)
-            page.paste(part, (x, y))
-            if index == 0:
-                _tag(draw, (x, y), number)
-            below = y + height + 7
-            draw.text((x, below), names[index], fill=INK, font=_font(16))
-            draw.text((x, below + 23), whole[index], fill=SOFT, font=_font(13))
+            page.paste(part, (x, top))
+            _write(draw, (x, below), names[index], BIG, INK)
+            _write(draw, (x, below + 23), whole[index], SMALL, SOFT)
             if index:
                 here = _decibels(psnr(crop.of(original), crop.of(image)))
-                draw.text((x + column, below), here, fill=INK, font=_font(16), anchor="ra")
+                _write(draw, (x + column, below), here, BIG, INK, "ra")
+        _tag(draw, MARGIN, top, number)
     if path is not None:
         buffer = io.BytesIO()
         page.save(buffer, "PNG")
         write_atomically(os.fspath(path), buffer.getvalue())
     return page
-
-
-def _draw_table(
-    draw: ImageDraw.ImageDraw,
-    corner: tuple[int, int],
-    original: Pixels,
-    table: Sequence[tuple[str, ...]],
-    widths: Sequence[int],
-) -> None:
-    x, y = corner
-    title = f"{original.shape[1]} x {original.shape[0]} pixels, {'gray' if original.ndim == 2 else 'RGB'}"
-    draw.text((x, y), title, fill=SOFT, font=_font(16))
-    for index, line in enumerate(table):
-        top = y + 34 + 30 * index
-        draw.line((x, top + 26, x + sum(widths), top + 26), fill=LINE)
-        right = x
-        for number, (text, wide) in enumerate(zip(line, widths, strict=True)):
-            right += wide
-            at, anchor = ((x, top), "la") if number == 0 else ((right, top), "ra")
-            draw.text(at, text, fill=SOFT if index == 0 else INK, font=_font(16), anchor=anchor)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .bitstream import MAX_SIDE, Metadata, write_jpeg
+from .bitstream import MAX_SIDE, STRIP, Metadata, write_jpeg
 from .checkpoint import Model
 from .errors import ImageError
 from .jpeg import BLOCK, dct_8x8, dequantise, idct_8x8, rgb_to_ycbcr, ycbcr_to_rgb
@@ -147,14 +147,18 @@ class PreparedImage:
         out: NDArray[np.int64] = tables[0].cpu().numpy().astype(np.int64)
         return out
 
+    def release(self) -> None:
+        """Forget the trunk's features; coding another level computes them again."""
+        self._features.clear()
+
     def code(self, level: float, report: Report = no_report) -> Coding:
         """The file at a level. Levels below -1 use the encoder of -1 and coarser tables."""
         tables = self.tables(level)
         planes = self.lr_planes(max(level, LEVELS[0]), report)
         with torch.inference_mode():
-            coefficients = dct_8x8(torch.from_numpy(planes)[None])
             table = torch.from_numpy(tables).float()[None]
-            quantised = self.net.quantise(coefficients, table)[0]
+            strips = torch.split(torch.from_numpy(planes)[None], STRIP * BLOCK, 2)
+            quantised = torch.cat([self.net.quantise(dct_8x8(s), table)[0] for s in strips], 2)
         metadata = Metadata(
             self.net.config.scale, self.shape, self.model.name, self.model.digest, self.format
         )

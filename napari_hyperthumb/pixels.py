@@ -123,9 +123,8 @@ def from_levels(levels: NDArray[np.float32], fmt: Format) -> Array:
     return values.astype(dtype)
 
 
-def to_unit(
-    image: object, value_range: ValueRange | None, *, alpha: str = "drop"
-) -> tuple[NDArray[np.float32], Format]:
-    """`check_image` and `to_levels` in one."""
-    array, fmt = check_image(image, alpha=alpha, value_range=value_range)
-    return to_levels(array, fmt), fmt
+def eight_bit(image: object, *, alpha: str = "drop") -> NDArray[np.uint8]:
+    """An image as 8-bit samples, (H, W) or (H, W, 3), its value range mapped to 0 .. 255."""
+    array, fmt = check_image(image, alpha=alpha)
+    levels = np.clip(np.rint(to_levels(array, fmt)), 0, 255).astype(np.uint8)
+    return levels[:, :, 0] if fmt.gray else levels

@@ -1,17 +1,18 @@
-"""Fixed seeds, one thread, a synthetic photograph and tiny models that make the suite fast."""
+"""Fixed seeds, one thread, no GPU, a synthetic photograph and tiny models that make the suite fast."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from samples import make_photo, tiny_net
 
 from napari_hyperthumb.checkpoint import Model, load_checkpoint, save_checkpoint
-from napari_hyperthumb.model import HyperThumbModel, ModelConfig
 
 settings.register_profile(
     "suite",
@@ -31,24 +32,13 @@ def seeds() -> None:
     torch.manual_seed(0)
 
 
-def tiny_config(scale: int) -> ModelConfig:
-    return ModelConfig(
-        scale=scale,
-        encoder_channels=8,
-        encoder_blocks=2,
-        encoder_level_blocks=1,
-        decoder_channels=8,
-        decoder_blocks=1,
-        frequency_hidden=8,
-        frequency_channels=4,
-        predictor_hidden=8,
-    )
-
-
-def tiny_net(scale: int, seed: int = 0) -> HyperThumbModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return HyperThumbModel(tiny_config(scale))
+@pytest.fixture(scope="session", autouse=True)
+def cpu_only() -> Iterator[None]:
+    """On every machine, since bytes are compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(torch.backends.mps, "is_available", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -73,18 +63,6 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     path = tmp_path_factory.mktemp("other") / "other-x2.safetensors"
     save_checkpoint(path, tiny_net(2, seed=1), name="other-x2")
     return load_checkpoint(path)
-
-
-def make_photo(height: int, width: int) -> np.ndarray:
-    """Gradients, edges, a disc and texture: (height, width, 3) uint8."""
-    y, x = np.mgrid[:height, :width] / max(height, width)
-    rng = np.random.default_rng(7)
-    picture = np.stack([60 + 150 * x, 190 - 120 * y, 90 + 90 * (x + y) / 2], 2)
-    picture[(x - 0.5) ** 2 + (y - 0.35) ** 2 < 0.04] = (220, 70, 50)
-    picture[(x > 0.75) & (y > 0.3)] -= 50
-    stripes = 25 * np.sin(90 * (x + 0.4 * y)) * (x < 0.3)
-    picture += stripes[..., None] + rng.normal(0, 5, (height, width, 1))
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="session")

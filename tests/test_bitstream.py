@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import xml.etree.ElementTree as ET
 
 import mozjpeg_lossless_optimization as mozjpeg
@@ -13,12 +14,12 @@ from jpeg_bytes import find, segments, with_size, without_metadata
 from PIL import Image
 
 from napari_hyperthumb import bitstream
-from napari_hyperthumb.bitstream import Metadata, read_frame, read_jpeg, write_jpeg
+from napari_hyperthumb.bitstream import MAX_SIDE, Metadata, read_frame, read_jpeg, write_jpeg
 from napari_hyperthumb.errors import DependencyError, ImageError, ThumbnailError
 from napari_hyperthumb.jpeg import dequantise, idct_8x8
 from napari_hyperthumb.pixels import Format
 
-SIZES = [(1, 1), (8, 8), (9, 17), (40, 56)]
+SIZES = [(1, 1), (8, 8), (9, 17), (40, 56), (530, 9)]  # the last: more than one strip
 META = Metadata(2, (80, 112), "tiny-x2", "0123456789abcdef", Format())
 
 
@@ -116,7 +117,7 @@ def test_file_has_two_tables_and_no_chroma_subsampling(sample):
         Format(),
         Format("uint8", (3.0, 200.0)),
         Format("uint16", (0.0, 65535.0)),
-        Format("int32", (-2.0**31, 2.0**31 - 1)),
+        Format("int32", (-(2.0**31), 2.0**31 - 1)),
         Format("float32", (-0.1, 1 / 3)),
         Format("float64", (-1.7e308, 5e-324)),
     ],
@@ -231,17 +232,21 @@ def test_writing_doesnt_change_its_input(sample):
     assert np.array_equal(tables, before[1])
 
 
-@pytest.mark.parametrize("size", [(65_501, 8), (8, 65_501)])
+@pytest.mark.parametrize("size", [(MAX_SIDE + 1, 8), (8, MAX_SIDE + 1)])
 def test_sides_beyond_jpegs_limit_are_refused_with_the_numbers(size):
-    with pytest.raises(ImageError, match="65501") as error:
+    with pytest.raises(ImageError, match=str(MAX_SIDE + 1)) as error:
         write_jpeg(torch.zeros(1, 64, 1, 1), random_tables(1), size)
-    assert "65500" in str(error.value)
+    assert f"at most {MAX_SIDE}" in str(error.value)
 
 
-def test_the_longest_side_there_is_can_be_written():
-    quantised = torch.zeros(1, 64, 1, 65_504 // 8)
-    data = write_jpeg(quantised, random_tables(1), (1, 65_500))
-    assert read_jpeg(data).size == (1, 65_500)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_longest_side_there_is_can_be_written_and_read(transposed):
+    blocks = -(-MAX_SIDE // 8)
+    quantised = torch.zeros(1, 64, 1, blocks)
+    size = (1, MAX_SIDE)
+    if transposed:
+        quantised, size = quantised.transpose(2, 3), size[::-1]
+    assert read_jpeg(write_jpeg(quantised, random_tables(1), size)).size == size
 
 
 @pytest.mark.parametrize(
@@ -292,7 +297,7 @@ def test_frame_of_the_thumbnail_size_is_what_other_programs_see(sample):
 
 
 def test_missing_torchjpeg_names_the_extra(sample, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torchjpeg", None)
+    monkeypatch.setitem(sys.modules, "torchjpeg", None)
     with pytest.raises(DependencyError, match=r"napari-hyperthumb\[reference\]"):
         read_jpeg(sample[2], backend="torchjpeg")
 

@@ -22,7 +22,6 @@ from napari_hyperthumb.jpeg import (
 )
 
 
-
 def random_tables(n: int = 1) -> torch.Tensor:
     return torch.randint(1, 256, (n, 2, 64)).double()
 

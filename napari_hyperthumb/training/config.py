@@ -31,7 +31,7 @@ class TrainingConfig:
     batch: int = 4
     """Crops a step on each process."""
     minutes: float | None = None
-    """Wall-clock budget of this call; the schedule ends with it. This or `steps`."""
+    """Wall-clock budget of the run, all its calls together; the schedule ends with it. This or `steps`."""
     steps: int | None = None
     learning_rate: float = 5e-4
     final_learning_rate: float = 0.02
@@ -119,16 +119,15 @@ class _Fields:
 
 
 def config_from_dict(values: object, where: str = "configuration", **changes: Any) -> TrainingConfig:
-    """A configuration from plain values; `changes` replace settings of the same name.
+    """A configuration from plain values; `changes` replace settings of the same name, a budget the other.
 
     Raises TrainingError for unknown settings, wrong types and values that don't fit together.
     """
     values = dict(_Fields(TrainingConfig).check(values, where))
     values.update({key: value for key, value in changes.items() if value is not None})
-    if changes.get("minutes") is not None:
-        values["steps"] = None
-    elif changes.get("steps") is not None:
-        values["minutes"] = None
+    for budget, other in (("minutes", "steps"), ("steps", "minutes")):
+        if changes.get(budget) is not None and changes.get(other) is None:
+            values[other] = None
     model = _Fields(ModelConfig).check(values.get("model", {}), f"{where}, model")
     try:
         return TrainingConfig(**{**values, "model": ModelConfig(**model)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..errors import HyperThumbError, TrainingError
 from ..files import find_images, read_image
-from ..pixels import to_unit
+from ..pixels import eight_bit
 
 MIN_SIDE = 32
 """A picture with a shorter side than this teaches nothing and is skipped."""
@@ -40,8 +41,14 @@ def _channels(image: NDArray[np.generic]) -> list[NDArray[np.uint8]]:
         if planes.shape[2] > 16:
             raise TrainingError(f"a picture of shape {image.shape} has too many channels")
         return [out for i in range(planes.shape[2]) for out in _channels(planes[:, :, i])]
-    unit, _ = to_unit(image, None)  # (H, W, 1 or 3) in 0 .. 255
-    return [np.ascontiguousarray(np.clip(np.rint(unit), 0, 255).astype(np.uint8))]
+    samples = eight_bit(image)
+    return [samples[:, :, None] if samples.ndim == 2 else samples]
+
+
+def _drawn(files: Sequence[Path], share: float, seed: int) -> list[Path]:
+    """A share of the files, the same for the same seed, in their order."""
+    order = np.random.default_rng(seed).permutation(len(files))
+    return [files[i] for i in sorted(order[: round(share * len(files))])]
 
 
 class CropSource:
@@ -74,55 +81,52 @@ class CropSource:
         if shares is not None and (len(shares) != len(folders) or min(shares, default=0) <= 0):
             raise TrainingError("give each folder a share of the crops, more than 0")
         self.train: list[NDArray[np.uint8]] = []
-        self.held_out: list[NDArray[np.uint8]] = []
         weights: list[NDArray[np.float64]] = []
-        found = 0
-        for index, folder in enumerate(folders):
-            files = sorted(find_images([folder]))
-            found += len(files)
-            order = np.random.default_rng(seed).permutation(len(files))
-            apart = {files[i] for i in order[: round(held_out * len(files))]}
-            budget = memory_bytes - sum(image.nbytes for image in self.train)
-            images = self._decode([f for f in files if f not in apart], budget, skipped)
+        self._room = memory_bytes
+        listed = [sorted(find_images([folder])) for folder in folders]
+        # Known by where they really lie: folders may overlap.
+        apart = {file.resolve(): file for files in listed for file in _drawn(files, held_out, seed)}
+        for index, files in enumerate(listed):
+            images = self._decode([f for f in files if f.resolve() not in apart], skipped)
             self.train += images
-            self.held_out += self._decode(sorted(apart), budget, skipped)
             # Larger pictures hold more crops, but not so much more that small ones are never seen.
             weight = np.sqrt([float(i.shape[0] * i.shape[1]) for i in images])
             weights.append(weight if shares is None else shares[index] * weight / weight.sum())
+        self.held_out = self._decode(apart.values(), skipped)
         if not self.train:
             names = ", ".join(str(folder) for folder in folders)
             raise TrainingError(
                 f"{names}: no usable picture (at least {MIN_SIDE} pixels a side) among "
-                f"{found} files; give a folder with PNG, TIFF, JPEG or WebP pictures"
+                f"{sum(map(len, listed))} files; give a folder with PNG, TIFF, JPEG or WebP pictures"
             )
         self._share = np.cumsum(np.concatenate(weights))
         self._share /= self._share[-1]
 
-    def _decode(
-        self, files: Iterable[Path], memory_bytes: int, skipped: Callable[[str], None]
-    ) -> list[NDArray[np.uint8]]:
+    def _decode(self, files: Iterable[Path], skipped: Callable[[str], None]) -> list[NDArray[np.uint8]]:
         images: list[NDArray[np.uint8]] = []
-        used = 0
-        spill = None
-        for file in files:
-            try:
-                decoded = _channels(read_image(file))
-            except HyperThumbError as error:
-                skipped(f"skipped: {error}")
-                continue
-            for image in decoded:
-                if min(image.shape[:2]) < MIN_SIDE:
-                    skipped(f"skipped: {file}: smaller than {MIN_SIDE} pixels")
+        spilled: list[tuple[int, tuple[int, ...]]] = []  # start in the temporary file, and shape
+        with tempfile.TemporaryFile(prefix="hyperthumb-") as spill:
+            for file in files:
+                try:
+                    decoded = _channels(read_image(file))
+                except HyperThumbError as error:
+                    skipped(f"skipped: {error}")
                     continue
-                used += image.nbytes
-                if used > memory_bytes:
-                    # Lives as long as the arrays that map it.
-                    spill = spill or tempfile.TemporaryFile(prefix="hyperthumb-")  # noqa: SIM115
-                    start = spill.seek(0, 2)
-                    spill.write(image.tobytes())
-                    spill.flush()
-                    image = np.memmap(spill, np.uint8, "r", start, image.shape)
-                images.append(image)
+                for image in decoded:
+                    if min(image.shape[:2]) < MIN_SIDE:
+                        skipped(f"skipped: {file}: smaller than {MIN_SIDE} pixels")
+                        continue
+                    self._room -= image.nbytes
+                    if self._room >= 0:
+                        images.append(image)
+                    else:
+                        spilled.append((spill.tell(), image.shape))
+                        spill.write(image.tobytes())
+            if spilled:
+                spill.flush()
+                # One mapping for all, as each takes a file descriptor. It outlives the closed file.
+                pixels = np.memmap(spill, np.uint8, "r")
+                images += [pixels[at : at + math.prod(shape)].reshape(shape) for at, shape in spilled]
         return images
 
     def _crop(self, image: NDArray[np.uint8], rng: np.random.Generator) -> tuple[Tensor, bool]:

@@ -22,7 +22,7 @@ from ..errors import DependencyError
 from ..files import read_image
 from ..metrics import at_bpp, bpp, psnr, ssim
 from ..model import LEVELS
-from ..pixels import Array, Format, check_image, to_levels
+from ..pixels import Array, check_image, eight_bit
 from .rate import HEADER_BITS, HuffmanCount
 
 DEFAULT_LEVELS = tuple(np.linspace(*LEVELS, 9).tolist())
@@ -48,15 +48,9 @@ class Measurement:
     """dB of the thumbnail as a viewer shows it against the bicubic one."""
 
 
-def _shown(array: Array, fmt: Format) -> np.ndarray:
-    """An image as 8-bit samples, (H, W) or (H, W, 3)."""
-    levels = np.clip(np.rint(to_levels(array, fmt)), 0, 255).astype(np.uint8)
-    return levels[:, :, 0] if fmt.gray else levels
-
-
-def bicubic_thumbnail(array: Array, fmt: Format, size: tuple[int, int]) -> np.ndarray:
+def bicubic_thumbnail(array: Array, size: tuple[int, int]) -> np.ndarray:
     """The thumbnail one would make by hand: Pillow's anti-aliased bicubic; size: (height, width)."""
-    image = Image.fromarray(_shown(array, fmt))
+    image = Image.fromarray(eight_bit(array))
     return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
@@ -98,7 +92,7 @@ def measure(name: str, image: Array, model: Model, level: float, *, device: str 
         psnr=psnr(array, decoded, peak),
         ssim=ssim(array, decoded, peak) if min(array.shape[:2]) >= 11 else math.nan,
         ms_ssim=ms_ssim(array, decoded, peak),
-        lr_psnr=psnr(bicubic_thumbnail(array, fmt, (lr.shape[0], lr.shape[1])), lr),
+        lr_psnr=psnr(bicubic_thumbnail(array, (lr.shape[0], lr.shape[1])), lr),
     )
 
 

@@ -42,7 +42,7 @@ _LOG_FIELDS = ("step", "minutes", "loss", "psnr", "bpp", "lr_psnr", "val_psnr", 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run reports; figures are means since the last report, bpp an estimate."""
+    """What a run reports; figures are means over the last few hundred steps, bpp an estimate."""
 
     step: int
     fraction: float
@@ -234,6 +234,7 @@ class Trainer:
         terms, _ = self._forward(net, batch, level)
         self.optimiser.zero_grad(set_to_none=True)
         terms.loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
+        self._average_gradients(self.rate)  # those of the networks are averaged on the way
         norm = nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.clip)
         if not (torch.isfinite(terms.loss) and torch.isfinite(norm)):
             raise TrainingError(
@@ -315,7 +316,10 @@ class Trainer:
         report: called about once a second. State and weights are written every
         `checkpoint_minutes` and at the end, whatever ends the run.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{self.folder}: can't be made: {error.strerror or error}") from error
         with self._interruptible(), self._distributed() as net:
             sums, count = np.zeros(4), 0
             mean = np.zeros(4)
@@ -364,6 +368,15 @@ class Trainer:
             yield nn.parallel.DistributedDataParallel(self.net, device_ids=ids)
         finally:
             torch.distributed.destroy_process_group()
+
+    def _average_gradients(self, module: nn.Module) -> None:
+        """What DistributedDataParallel does, for a module that it doesn't wrap."""
+        if self.world == 1:
+            return
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= self.world
 
     def _agree(self, value: float) -> float:
         """Rank 0's value, on every process: clocks and signals differ, decisions must not."""

@@ -1,0 +1,386 @@
+"""Speed and memory of HyperThumb beside AVIF, WebP and JPEG.
+
+    python benchmarks/speed.py [--image FILE] [--sizes 768x512 1920x1080] [--repeats 7]
+    python benchmarks/speed.py --memory [6144x3456]
+
+Times are medians over the repeats. All operations take turns within each repeat, so that other load on
+the machine meets all of them alike. Ours code to a wanted bpp, as users do, which searches the level with
+several files ("level given": the one pass that remains when the level is known). The other codecs are
+handed the quality that gives our number of bytes: their search isn't timed.
+
+--memory runs each operation in a process of its own and reports its peak resident memory (ru_maxrss).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_hyperthumb.compare import Pixels
+
+# Nothing heavy up here: the process that starts the memory children must stay small, since a child's
+# ru_maxrss begins at what its parent held.
+
+TARGETS = ((2, 0.3), (4, 0.15))
+"""Our scale and the bpp that goes with it."""
+REFERENCE = "AVIF, speed 6"
+Size = tuple[int, int]
+"""Width and height."""
+
+
+def size(text: str) -> Size:
+    """768x512 as numbers."""
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: a size is like 768x512") from error
+
+
+def synthetic(width: int, height: int) -> Pixels:
+    """Overlapping discs and boxes under noise that fades towards fine detail, as photographs do.
+
+    Always the same for a size, and of the same bits per pixel for all of them.
+    """
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    rng = np.random.default_rng(0)
+    scene = Image.new("RGB", (width, height), (120, 130, 140))
+    draw = ImageDraw.Draw(scene)
+    for _ in range(max(8, width * height // 4000)):
+        x, y = rng.integers(width), rng.integers(height)
+        w, h = (int(side) for side in 10 + rng.exponential(40, 2))
+        gray = rng.integers(20, 236)
+        fill = tuple(int(value) for value in np.clip(gray + rng.integers(-40, 41, 3), 0, 255))
+        shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
+        shape((x - w, y - h, x + w, y + h), fill=fill)
+    noise = np.zeros((height, width), np.float32)
+    for wavelength, strength in ((128, 16), (64, 14), (32, 11), (16, 9), (8, 7), (4, 5), (2, 3)):
+        grid = (height // wavelength + 2, width // wavelength + 2)
+        coarse = Image.fromarray(rng.normal(0, strength, grid).astype(np.float32))
+        noise += np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    out = np.array(scene)
+    for channel in range(3):
+        out[:, :, channel] = np.clip(out[:, :, channel] + noise, 0, 255)
+    return out
+
+
+def picture(path: Path | None, width: int, height: int) -> Pixels:
+    """The synthetic picture, or the given one, tiled and cropped to the size."""
+    import numpy as np
+
+    if path is None:
+        return synthetic(width, height)
+    from napari_hyperthumb.errors import ImageError
+    from napari_hyperthumb.files import read_image
+
+    image = read_image(path)
+    if image.dtype != np.uint8 or image.ndim != 3:
+        raise ImageError(f"{path}: must be an 8-bit colour picture")
+    times = (-(-height // image.shape[0]), -(-width // image.shape[1]), 1)
+    return np.ascontiguousarray(np.tile(image[:, :, :3], times)[:height, :width])
+
+
+# ---- time ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Timed:
+    """One way of coding, and the seconds its encoding and decoding took."""
+
+    name: str
+    nbytes: int
+    encode: Callable[[], object]
+    decode: Callable[[], object] | None
+    encode_times: list[float] = field(default_factory=list)
+    decode_times: list[float] = field(default_factory=list)
+
+
+def seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def pillow_options(name: str, quality: float, threads: int) -> dict[str, Any]:
+    """What a user would pass to Image.save."""
+    if name == "JPEG":
+        return {"quality": int(quality), "optimize": True}
+    if name == "WebP":
+        return {"quality": quality, "method": 6}
+    return {"quality": int(quality), "speed": 6, "max_threads": threads}
+
+
+def pillow_timed(name: str, image: Pixels, nbytes: int, threads: int) -> Timed:
+    """A codec of Pillow's at the quality that gives at most nbytes."""
+    from PIL import Image
+
+    from napari_hyperthumb.compare import available_codecs, closest
+
+    codec = next(codec for codec in available_codecs() if codec.name == name)
+    coded = closest(codec, image, nbytes)
+    assert coded.quality is not None
+    options = pillow_options(name, coded.quality, threads)
+
+    def encode() -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, name, **options)
+        return buffer.getvalue()
+
+    data = encode()
+
+    def decode() -> None:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+
+    label = {"AVIF": REFERENCE, "WebP": "WebP, method 6"}.get(name, name)
+    return Timed(label + (" (no smaller file)" if coded.exceeds else ""), len(data), encode, decode)
+
+
+def our_timed(image: Pixels, scale: int, bpp: float, device: str) -> list[Timed]:
+    """Ours to a wanted bpp, and at the level that was found for it."""
+    from napari_hyperthumb import decode, encode
+
+    found = encode(image, bpp=bpp, scale=scale, device=device)
+    level = max(found.level, -1.0)
+    one_pass = encode(image, level=level, scale=scale, device=device)
+    return [
+        Timed(
+            f"HyperThumb x{scale}",
+            found.nbytes,
+            lambda: encode(image, bpp=bpp, scale=scale, device=device),
+            lambda: decode(found.data, device=device),
+        ),
+        Timed(
+            f"HyperThumb x{scale}, level given",
+            one_pass.nbytes,
+            lambda: encode(image, level=level, scale=scale, device=device),
+            None,
+        ),
+    ]
+
+
+def measure(rows: Sequence[Timed], repeats: int) -> None:
+    """Fill in the times; the rows take turns."""
+    for repeat in range(repeats + 1):
+        for row in rows:
+            coding = seconds(row.encode)
+            decoding = seconds(row.decode) if row.decode else None
+            if repeat:  # the first round warms caches up
+                row.encode_times.append(coding)
+                if decoding is not None:
+                    row.decode_times.append(decoding)
+        print(f"  {repeat} of {repeats} repeats", file=sys.stderr, flush=True)
+
+
+def short(value: float) -> str:
+    """Two digits at least."""
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def table(rows: Sequence[Timed], pixels: int) -> str:
+    """Markdown."""
+
+    def cells(times: Sequence[float], reference: Sequence[float]) -> list[str]:
+        if not times:
+            return ["-"] * 3
+        middle = median(times)
+        ratio = f"{middle / median(reference):.3g}" if reference else "-"
+        return [short(1e3 * middle), short(1e9 * middle / pixels), ratio]
+
+    avif = next((row for row in rows if row.name.startswith(REFERENCE)), None)
+    lines = [
+        "| | bytes | encode, ms | ms/Mpx | / AVIF | decode, ms | ms/Mpx | / AVIF |",
+        "| --- |" + " ---: |" * 7,
+    ]
+    for row in rows:
+        coding = cells(row.encode_times, avif.encode_times if avif else [])
+        decoding = cells(row.decode_times, avif.decode_times if avif else [])
+        lines.append(f"| {row.name} | {row.nbytes:,} | " + " | ".join(coding + decoding) + " |")
+    return "\n".join(lines)
+
+
+def time_all(options: argparse.Namespace) -> None:
+    import torch
+    from PIL import AvifImagePlugin, features
+
+    torch.set_num_threads(options.threads)
+    AvifImagePlugin.DEFAULT_MAX_THREADS = options.threads
+    print(describe_machine(options.threads, options.device))
+    names = [name for name in ("AVIF", "WebP", "JPEG") if name == "JPEG" or features.check(name.lower())]
+    for width, height in options.sizes:
+        image = picture(options.image, width, height)
+        for scale, bpp in TARGETS:
+            print(f"{width}x{height}, {bpp:g} bpp", file=sys.stderr, flush=True)
+            rows = our_timed(image, scale, bpp, options.device)
+            rows += [pillow_timed(name, image, rows[0].nbytes, options.threads) for name in names]
+            measure(rows, options.repeats)
+            print(f"\n{width}x{height}, {bpp:g} bpp, medians of {options.repeats}:\n")
+            print(table(rows, width * height), flush=True)
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def describe_machine(threads: int, device: str) -> str:
+    import torch
+    from PIL import __version__ as pillow
+    from PIL import features
+
+    where = torch.cuda.get_device_name() if device.startswith("cuda") else device
+    return (
+        f"{processor()}, {os.cpu_count()} cores, {threads} thread(s), ours on {where}; Python "
+        f"{platform.python_version()}, torch {torch.__version__}, Pillow {pillow}, "
+        f"libavif {features.version('avif')}, libwebp {features.version('webp')}"
+    )
+
+
+# ---- memory ----------------------------------------------------------------------------------
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process so far."""
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def our_action(work: str, scale: int, source: Path, target: Path, threads: int) -> Callable[[], object]:
+    """Encode or decode with ours; imports, weights and input are loaded already."""
+    import numpy as np
+    import torch
+
+    from napari_hyperthumb import decode, encode, load_model
+
+    torch.set_num_threads(threads)
+    load_model(f"ht-x{scale}")
+    if work == "encode":
+        image, bpp = np.load(source), dict(TARGETS)[scale]
+        return lambda: target.write_bytes(encode(image, bpp=bpp, scale=scale, device="cpu").data)
+    data = target.read_bytes()
+    return lambda: decode(data, device="cpu")
+
+
+def pillow_action(work: str, name: str, source: Path, target: Path, threads: int) -> Callable[[], object]:
+    """The same with a codec of Pillow's, at a middling quality."""
+    import numpy as np
+    from PIL import AvifImagePlugin, Image
+
+    AvifImagePlugin.DEFAULT_MAX_THREADS = threads
+    if work == "encode":
+        image = np.load(source)
+        options = pillow_options(name, 40, threads)
+        return lambda: Image.fromarray(image).save(target, name, **options)
+
+    def decode() -> object:
+        with Image.open(target) as picture:
+            return np.asarray(picture)
+
+    return decode
+
+
+def child(work: str, name: str, folder: Path, options: argparse.Namespace) -> None:
+    """One operation in this process; what it took goes to stdout as JSON."""
+    source, target = folder / "image.npy", folder / f"{name}.bin"
+    if work == "image":
+        import numpy as np
+
+        np.save(source, picture(options.image, *options.memory))
+        return
+    if name.startswith("x"):
+        action = our_action(work, int(name[1:]), source, target, options.threads)
+    else:
+        action = pillow_action(work, name, source, target, options.threads)
+    before = peak_mib()
+    took = seconds(action)
+    print(json.dumps({"before": before, "peak": peak_mib(), "seconds": took}))
+
+
+def start(work: str, name: str, folder: str, options: argparse.Namespace) -> dict[str, float]:
+    """Run `child` in a new process."""
+    print(f"  {work} {name}", file=sys.stderr, flush=True)
+    width, height = options.memory
+    command = [sys.executable, __file__, "--child", work, name, folder]
+    command += ["--memory", f"{width}x{height}", "--threads", str(options.threads)]
+    if options.image is not None:
+        command += ["--image", str(options.image)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    result: dict[str, float] = json.loads(done.stdout or "{}")
+    return result
+
+
+def memory_all(options: argparse.Namespace) -> None:
+    width, height = options.memory
+    print(f"{processor()}, {os.cpu_count()} cores, {options.threads} thread(s)\n")
+    print(f"{width}x{height} ({3 * width * height / 2**20:.0f} MiB of RGB), peak resident memory:\n")
+    print("| | MiB | of them before the work | seconds |")
+    print("| --- | ---: | ---: | ---: |")
+    names = {"x2": "HyperThumb x2", "x4": "HyperThumb x4", "AVIF": REFERENCE, "JPEG": "JPEG"}
+    with tempfile.TemporaryDirectory() as folder:
+        start("image", "image", folder, options)
+        for name, label in names.items():
+            for work in ("encode", "decode"):
+                took = start(work, name, folder, options)
+                numbers = f"{took['peak']:.0f} | {took['before']:.0f} | {took['seconds']:.1f}"
+                print(f"| {label}, {work} | {numbers} |", flush=True)
+
+
+# ---- the command line ------------------------------------------------------------------------
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--image", type=Path, help="tiled and cropped to each size; default: a synthetic one")
+    parser.add_argument("--sizes", nargs="+", type=size, default=[(768, 512)], help="default: 768x512")
+    parser.add_argument("--repeats", type=int, default=7, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: all cores")
+    parser.add_argument("--device", default="cpu", help="for ours; default: %(default)s")
+    parser.add_argument("--memory", nargs="?", type=size, const=(6144, 3456), help="measure memory instead")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        if options.child:
+            work, name, folder = options.child
+            child(work, name, Path(folder), options)
+        elif options.memory:
+            memory_all(options)
+        else:
+            time_all(options)
+    except subprocess.CalledProcessError as error:
+        print(f"error: {' '.join(error.cmd)} failed", file=sys.stderr)
+        return 1
+    except ValueError as error:  # HyperThumbError is one
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""What size or quality the user wants, and the coding of an image that meets it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from .bitstream import read_jpeg
+from .errors import RateError
+from .metrics import mse, psnr_from_mse
+from .model import LEVELS
+from .pipeline import Coding, PreparedImage, Report, reconstruct
+from .pixels import Format
+from .search import log_bytes, search_level
+
+COARSEST = -4.0
+"""Below level -1 only the tables grow; at this level they have reached their limit."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is wanted: bytes at most, dB at least, or a level."""
+
+    kind: str
+    """"nbytes", "psnr" or "level"."""
+    value: float
+
+
+def parse_target(
+    shape: tuple[int, ...],
+    bpp: float | None,
+    nbytes: int | None,
+    psnr: float | None,
+    level: float | None,
+) -> Target:
+    """The one target among those given; level 0 where none is. Raises RateError for bad ones."""
+    given = {"bpp": bpp, "nbytes": nbytes, "psnr": psnr, "level": level}
+    chosen = [(kind, float(value)) for kind, value in given.items() if value is not None]
+    if len(chosen) > 1:
+        raise RateError(f"give one of bpp, nbytes, psnr and level, not {len(chosen)} of them")
+    kind, value = chosen[0] if chosen else ("level", 0.0)
+    if not math.isfinite(value):
+        raise RateError(f"{kind} must be a finite number, not {value}")
+    if kind == "level" and not LEVELS[0] <= value <= LEVELS[1]:
+        raise RateError(f"level must be from {LEVELS[0]:g} to {LEVELS[1]:g}, not {value:g}")
+    if kind != "level" and value <= 0:
+        raise RateError(f"{kind} must be more than 0, not {value:g}")
+    if kind == "bpp":
+        return Target("nbytes", math.floor(value * shape[0] * shape[1] / 8))
+    return Target(kind, math.floor(value) if kind == "nbytes" else value)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The best coding at one scale."""
+
+    coding: Coding
+    prepared: PreparedImage
+    inside: bool
+    """Whether the target lies within the model's levels."""
+
+    @cached_property
+    def error(self) -> float:
+        """Mean squared error of what the bytes decode to, in 8-bit levels squared."""
+        return _decoded_error(self.prepared, self.coding)
+
+
+def _decoded_error(prepared: PreparedImage, coding: Coding) -> float:
+    contents = read_jpeg(coding.data)
+    decoded = reconstruct(
+        contents.quantised,
+        contents.tables,
+        prepared.shape,
+        prepared.format,
+        prepared.model,
+        prepared.device,
+    )
+    peak = _peak(prepared.format)
+    return mse(prepared.array, decoded) * (255 / peak) ** 2
+
+
+def _peak(fmt: Format) -> float:
+    return (fmt.range[1] - fmt.range[0]) or 1.0
+
+
+def _for_bytes(prepared: PreparedImage, wanted: int) -> Candidate:
+    def measure(level: float) -> tuple[float, Coding]:
+        coding = prepared.code(level)
+        return log_bytes(len(coding.data)), coding
+
+    below, above = search_level(
+        measure,
+        log_bytes(max(wanted, 1)),
+        low=COARSEST,
+        high=LEVELS[1],
+        start=0.0,
+        slope=0.85,
+        tolerance=0.01,
+    )
+    if below is None:
+        least = len(above.result.data) if above else 0
+        raise RateError(
+            f"{wanted} bytes can't be reached at scale {prepared.model.scale}: "
+            f"the smallest file of this image has {least} bytes"
+        )
+    return Candidate(below.result, prepared, LEVELS[0] <= below.level < LEVELS[1])
+
+
+def _for_psnr(prepared: PreparedImage, wanted: float) -> Candidate:
+    def measure(level: float) -> tuple[float, Coding]:
+        coding = prepared.code(level)
+        return psnr_from_mse(max(_decoded_error(prepared, coding), 1e-9)), coding
+
+    tolerance = 0.05
+    below, above = search_level(
+        measure,
+        wanted + tolerance,
+        low=LEVELS[0],
+        high=LEVELS[1],
+        start=0.0,
+        slope=2.5,
+        tolerance=tolerance,
+        trials=10,
+    )
+    good = [trial for trial in (below, above) if trial is not None and trial.value >= wanted]
+    if not good:
+        reached = max(trial.value for trial in (below, above) if trial is not None)
+        raise RateError(
+            f"{wanted:g} dB can't be reached at scale {prepared.model.scale}: "
+            f"this image comes to {reached:.2f} dB at most"
+        )
+    best = min(good, key=lambda trial: len(trial.result.data))
+    return Candidate(best.result, prepared, True)
+
+
+def meet_target(prepared: PreparedImage, target: Target, report: Report) -> Candidate:
+    """The coding that meets the target at the scale of the prepared image. Raises RateError."""
+    if target.kind == "level":
+        return Candidate(prepared.code(target.value, report), prepared, True)
+    if target.kind == "nbytes":
+        return _for_bytes(prepared, int(target.value))
+    return _for_psnr(prepared, target.value)
+
+
+def best_of(candidates: list[Candidate], target: Target) -> Candidate:
+    """The candidate to keep: fewest bytes for a PSNR, otherwise the smaller error.
+
+    Where the target lies within the levels of one scale only, that scale is taken unmeasured.
+    """
+    if len(candidates) == 1:
+        return candidates[0]
+    if target.kind == "psnr":
+        return min(candidates, key=lambda c: len(c.coding.data))
+    inside = [c for c in candidates if c.inside]
+    return inside[0] if len(inside) == 1 else min(candidates, key=lambda c: c.error)
