@@ -394,8 +394,9 @@ def compare_command(
 ) -> None:
     """Ours against JPEG, WebP and AVIF (JPEG XL where installed) at the same number of bytes."""
     from .codec import decode, encode
-    from .compare import compare, sheet
+    from .compare import compare
     from .pixels import eight_bit
+    from .sheet import sheet
 
     if bpp is not None and nbytes is not None:
         raise _fail("give one of --bpp and --bytes")

@@ -71,6 +71,9 @@ def bd_rate(anchor: Sequence[tuple[float, float]], test: Sequence[tuple[float, f
         keep = np.concatenate([[True], np.diff(quality) > 1e-9])
         return quality[keep], np.log(rate[keep])
 
+    anchor, test = ([p for p in points if math.isfinite(p[1])] for points in (anchor, test))
+    if min(len(anchor), len(test)) < 2:
+        return None
     (qa, ra), (qt, rt) = curve(anchor), curve(test)
     low, high = max(qa[0], qt[0]), min(qa[-1], qt[-1])
     if len(qa) < 2 or len(qt) < 2 or high <= low:
@@ -81,6 +84,8 @@ def bd_rate(anchor: Sequence[tuple[float, float]], test: Sequence[tuple[float, f
 
 def at_bpp(points: Sequence[tuple[float, float]], wanted: float) -> float | None:
     """PSNR of a (bpp, PSNR) curve at one rate, linear in log(bpp); None outside of the curve."""
+    if not points:
+        return None
     rates, quality = np.array(sorted(points)).T
     if not rates[0] <= wanted <= rates[-1]:
         return None

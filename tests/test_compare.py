@@ -17,18 +17,16 @@ from samples import make_photo
 from napari_hyperthumb.checkpoint import Model
 from napari_hyperthumb.codec import Thumbnail, decode, encode
 from napari_hyperthumb.compare import (
-    MARGIN,
     Codec,
     Coded,
-    _crops,
     available_codecs,
     closest,
     compare,
     hyperthumb,
     rd_points,
-    sheet,
 )
 from napari_hyperthumb.errors import HyperThumbError, ImageError
+from napari_hyperthumb.sheet import MARGIN, _crops, sheet
 
 CODECS = available_codecs(psnr_tuned=True)
 each_codec = pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)

@@ -110,7 +110,8 @@ class CropSource:
                 try:
                     decoded = _channels(read_image(file))
                 except HyperThumbError as error:
-                    skipped(f"skipped: {error}")
+                    text = str(error)
+                    skipped(f"skipped: {text if str(file) in text else f'{file}: {text}'}")
                     continue
                 for image in decoded:
                     if min(image.shape[:2]) < MIN_SIDE:

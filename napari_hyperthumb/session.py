@@ -1,0 +1,446 @@
+"""One picture coded again and again while someone watches: what sliders and explorers are made of.
+
+    session = Session(image)
+    curves = session.calibrate()                      # how level, bpp and PSNR go together here
+    scale, level = choose(curves, bpp=0.3)
+    step = session.step(level, scale, region=visible) # a part of the image, in a fraction of a second
+    step = session.encode(parse_target(...))          # the whole image: step.thumbnail is the file
+
+Everything that doesn't depend on the rate is kept between steps. Nothing here knows of a screen.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+
+from .bitstream import read_jpeg
+from .checkpoint import BUNDLED, Model
+from .codec import SCALES, Thumbnail, load_model
+from .compare import SSIM_SIDE, Codec, Pixels, RatePoint, available_codecs, rd_points
+from .device import pick_device
+from .errors import HyperThumbError, RateError
+from .metrics import psnr, ssim
+from .model import LEVELS
+from .pipeline import Coding, PreparedImage, Report, no_report, reconstruct
+from .pixels import Array, Format, ValueRange, check_image, from_levels, to_levels
+from .targets import Target, best_of, meet_target
+
+EFFORTS = ("fast",)
+"""What `codec.encode` accepts."""
+CALIBRATION_LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+SAMPLE_PIXELS = 2**20
+"""Curves of larger images are measured on patches of this many pixels in all."""
+PATCHES = 3
+"""Such a sample has as many patches a side."""
+KEPT_PARTS = 4
+"""Prepared parts of an image kept between steps."""
+
+Span = tuple[int, int]
+Region = tuple[Span, Span]
+"""((top, bottom), (left, right)) in pixels of the image."""
+T = TypeVar("T")
+
+
+# ---- rate curves -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RateCurve:
+    """Level, bpp and PSNR of one image at one scale, as measured; interpolated in log(bpp)."""
+
+    points: tuple[RatePoint, ...]
+    """Two or more, rising in level (`quality`) and in bpp."""
+
+    def __post_init__(self) -> None:
+        if len(self.points) < 2:
+            raise RateError("a rate curve needs two points or more")
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest bpp."""
+        return self.points[0].bpp, self.points[-1].bpp
+
+    def level_at(self, bpp: float) -> float:
+        """The level that takes about so many bpp; the nearest end outside of the curve."""
+        return self._interpolate(bpp, [p.quality for p in self.points])
+
+    def psnr_at(self, bpp: float) -> float:
+        """dB at about so many bpp; that of the nearest end outside of the curve."""
+        return self._interpolate(bpp, [p.psnr for p in self.points])
+
+    def bpp_at(self, level: float) -> float:
+        """About how many bpp a level takes."""
+        levels = [p.quality for p in self.points]
+        return float(math.exp(np.interp(level, levels, [math.log(p.bpp) for p in self.points])))
+
+    def with_measured(self, level: float, bpp: float) -> RateCurve:
+        """The same curve moved to pass through a file of the whole image: samples are off by a little."""
+        shift = bpp / self.bpp_at(level)
+        points = (replace(p, bpp=p.bpp * shift, nbytes=round(p.nbytes * shift)) for p in self.points)
+        return RateCurve(tuple(points))
+
+    def _interpolate(self, bpp: float, values: Sequence[float]) -> float:
+        return float(np.interp(math.log(bpp), [math.log(p.bpp) for p in self.points], values))
+
+
+def rising(points: Sequence[RatePoint]) -> tuple[RatePoint, ...]:
+    """Points in order of level, without those that take no more bytes than one before."""
+    kept: list[RatePoint] = []
+    for point in sorted(points, key=lambda p: p.quality):
+        if not kept or point.bpp > kept[-1].bpp:
+            kept.append(point)
+    if len(kept) == 1:  # an image that takes the same bytes at every level: keep both ends apart
+        last = max(points, key=lambda p: p.quality)
+        kept.append(replace(last, quality=last.quality, bpp=kept[0].bpp * 1.001))
+    return tuple(kept)
+
+
+def rate_range(curves: Mapping[int, RateCurve]) -> tuple[float, float]:
+    """Smallest and largest bpp that some scale reaches."""
+    ends = [curve.range for curve in curves.values()]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def choose(curves: Mapping[int, RateCurve], bpp: float) -> tuple[int, float]:
+    """Scale and level for a rate: of the scales that reach it the one with the higher PSNR."""
+
+    def off(curve: RateCurve) -> float:
+        low, high = curve.range
+        return max(low / bpp, bpp / high, 1.0)
+
+    nearest = min(off(curve) for curve in curves.values())
+    reach = {scale: curve for scale, curve in curves.items() if off(curve) <= nearest * 1.0001}
+    scale = max(reach, key=lambda s: reach[s].psnr_at(bpp))
+    return scale, reach[scale].level_at(bpp)
+
+
+# ---- steps -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """An image, or a part of it, at one rate: the file, and what it gives back."""
+
+    thumbnail: Thumbnail
+    original: Array = field(repr=False)
+    """What was coded."""
+    image: Array = field(repr=False)
+    """What the file decodes to: same shape and dtype."""
+    region: Region
+    """Where in the image it lies."""
+    whole: bool
+    format: Format
+    psnr: float
+    """dB against the value range."""
+    ssim: float | None
+    """None where it wasn't asked for, or the image is too small for it."""
+    encode_s: float
+    decode_s: float
+
+    @property
+    def peak(self) -> float:
+        """Width of the value range."""
+        return peak(self.format)
+
+    def error(self, *, signed: bool = False) -> Array:
+        """(H, W) float32 in the image's own units: the mean over channels of the difference.
+
+        signed: reconstruction minus original; otherwise the mean of its absolute values.
+        """
+        return difference(self.image, self.original, signed=signed)
+
+
+def peak(fmt: Format) -> float:
+    """Width of the value range; 1 for a constant image."""
+    return (fmt.range[1] - fmt.range[0]) or 1.0
+
+
+def difference(a: Array, b: Array, *, signed: bool = False) -> Array:
+    """(H, W) float32: the mean over channels of a - b, or of its absolute value."""
+    out = a.astype(np.float32) - b.astype(np.float32)
+    out = out if signed else np.abs(out)
+    return out if out.ndim == 2 else out.mean(2)
+
+
+def aligned_region(region: Region, shape: tuple[int, int], block: int, max_pixels: int) -> Region:
+    """A region moved to whole blocks, inside of the image, with about `max_pixels` at most.
+
+    A larger one is cut down around its centre, in its own proportions.
+    """
+    spans = [(max(0, start), min(stop, side)) for (start, stop), side in zip(region, shape, strict=True)]
+    if any(stop <= start for start, stop in spans):
+        raise RateError("no part of the image is in view")
+    area = math.prod(stop - start for start, stop in spans)
+    shrink = min(1.0, math.sqrt(max_pixels / area))
+    found: list[Span] = []
+    for (start, stop), side in zip(spans, shape, strict=True):
+        length = max(1, min(side, round((stop - start) * shrink)))
+        first = start + (stop - start - length) // 2
+        first = first // block * block
+        length = -(-length // block) * block
+        found.append((first, min(first + length, side)))
+    return found[0], found[1]
+
+
+def _whole(shape: tuple[int, ...]) -> Region:
+    return (0, shape[0]), (0, shape[1])
+
+
+class Session:
+    """One image with everything about it that many steps share. Safe to use from two threads.
+
+    image, alpha, value_range: as `codec.encode` takes them, but values outside of the range are
+    clipped first, so that errors are those of what is coded. models: scale to weights; None: the
+    bundled ones. Raises ImageError, ModelError or DeviceError.
+    """
+
+    def __init__(
+        self,
+        image: object,
+        *,
+        device: str = "auto",
+        models: Mapping[int, Model] | None = None,
+        value_range: ValueRange | None = None,
+        alpha: str = "refuse",
+    ) -> None:
+        array, fmt = check_image(image, alpha=alpha, value_range=value_range)
+        if value_range is not None:
+            array = _clipped(array, fmt)
+        self.array, self.format = array, fmt
+        self.shape = (array.shape[0], array.shape[1])
+        self.device = pick_device(device)
+        self._models = models
+        self._prepared: OrderedDict[tuple[int, Region], PreparedImage] = OrderedDict()
+        self._sample: Array | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Those there are weights for."""
+        return tuple(self._models) if self._models is not None else SCALES
+
+    def model(self, scale: int) -> Model:
+        """The weights for a scale."""
+        if scale not in self.scales:
+            raise RateError(f"scale must be one of {', '.join(map(str, self.scales))}, not {scale!r}")
+        return self._models[scale] if self._models is not None else load_model(BUNDLED[scale])
+
+    def prepare(self, scale: int, region: Region | None = None, report: Report = no_report) -> PreparedImage:
+        """The image, or a part, with all that doesn't depend on the rate; kept for the next time."""
+        region = region or _whole(self.shape)
+        key = (scale, region)
+        with self._lock:
+            if key in self._prepared:
+                self._prepared.move_to_end(key)
+                return self._prepared[key]
+        (top, bottom), (left, right) = region
+        part = self.array[top:bottom, left:right]
+        prepared = PreparedImage(part, self.format, self.model(scale), self.device, report=report)
+        with self._lock:
+            self._prepared[key] = prepared
+            while len(self._prepared) > KEPT_PARTS:
+                self._prepared.popitem(last=False)
+        return prepared
+
+    def step(
+        self,
+        level: float,
+        scale: int,
+        *,
+        region: Region | None = None,
+        with_ssim: bool = False,
+        report: Report = no_report,
+    ) -> Step:
+        """Code the image, or a part as if it were all there is, at a level, and decode it."""
+        started = time.perf_counter()
+        prepared = self.prepare(scale, region, _part(report, 0.0, 0.4))
+        coding = prepared.code(level, _part(report, 0.4, 0.6))
+        seconds = time.perf_counter() - started
+        return self._step(prepared, coding, region, seconds, with_ssim, _part(report, 0.6, 1.0))
+
+    def encode(
+        self,
+        target: Target,
+        scale: int | None = None,
+        *,
+        with_ssim: bool = True,
+        report: Report = no_report,
+    ) -> Step:
+        """Code the whole image to a target, as `codec.encode` does; scale None: the better one.
+
+        Raises RateError for what can't be reached.
+        """
+        started = time.perf_counter()
+        scales = self.scales if scale is None else (scale,)
+        if scale is None and target.kind == "level":
+            scales = scales[:1]
+        candidates, failures = [], []
+        for index, one in enumerate(scales):
+            first, last = 0.8 * index / len(scales), 0.8 * (index + 1) / len(scales)
+            middle = (first + last) / 2
+            try:
+                prepared = self.prepare(one, None, _part(report, first, middle))
+                candidates.append(meet_target(prepared, target, _part(report, middle, last)))
+            except HyperThumbError as error:
+                failures.append(error)
+        if not candidates:
+            raise failures[-1]  # of the largest scale, which reaches the smallest files
+        best = best_of(candidates, target)
+        seconds = time.perf_counter() - started
+        return self._step(best.prepared, best.coding, None, seconds, with_ssim, _part(report, 0.8, 1.0))
+
+    def _step(
+        self,
+        prepared: PreparedImage,
+        coding: Coding,
+        region: Region | None,
+        encode_s: float,
+        with_ssim: bool,
+        report: Report,
+    ) -> Step:
+        started = time.perf_counter()
+        contents = read_jpeg(coding.data)
+        decoded = reconstruct(
+            contents.quantised,
+            contents.tables,
+            prepared.shape,
+            self.format,
+            prepared.model,
+            self.device,
+            report=report,
+        )
+        decode_s = time.perf_counter() - started
+        original = prepared.array
+        wide = with_ssim and min(prepared.shape) >= SSIM_SIDE
+        used = prepared.model
+        return Step(
+            thumbnail=Thumbnail(
+                data=coding.data,
+                scale=used.scale,
+                shape=original.shape,
+                level=coding.level,
+                tables=coding.tables.reshape(2, 8, 8),
+                model=f"{used.name}-{used.digest}",
+            ),
+            original=original,
+            image=decoded,
+            region=region or _whole(self.shape),
+            whole=region is None or region == _whole(self.shape),
+            format=self.format,
+            psnr=psnr(original, decoded, peak(self.format)),
+            ssim=ssim(original, decoded, peak(self.format)) if wide else None,
+            encode_s=encode_s,
+            decode_s=decode_s,
+        )
+
+    # ---- curves ------------------------------------------------------------------------------
+
+    @property
+    def sampled(self) -> bool:
+        """Whether curves are measured on patches instead of the whole image."""
+        return self.shape[0] * self.shape[1] > SAMPLE_PIXELS
+
+    def sample(self) -> Array:
+        """The image, or patches spread over a large one side by side."""
+        if not self.sampled:
+            return self.array
+        if self._sample is None:
+            self._sample = _patches(self.array, SAMPLE_PIXELS)
+        return self._sample
+
+    def own_points(
+        self, scale: int, levels: Sequence[float] = CALIBRATION_LEVELS, report: Report = no_report
+    ) -> Iterator[RatePoint]:
+        """Our rate-distortion curve of the sample, point by point."""
+        sample = self.sample()
+        if sample is self.array:
+            prepared = self.prepare(scale, None, report)
+        else:
+            prepared = PreparedImage(sample, self.format, self.model(scale), self.device, report=report)
+        for level in levels:
+            coding = prepared.code(level, report)
+            step = self._step(prepared, coding, None, 0.0, False, report)
+            yield RatePoint(level, step.thumbnail.nbytes, step.thumbnail.bpp, step.psnr)
+
+    def calibrate(
+        self, scales: Sequence[int] | None = None, report: Report = no_report
+    ) -> dict[int, RateCurve]:
+        """Scale to how level, bpp and PSNR go together for this image."""
+        scales = self.scales if scales is None else scales
+        curves: dict[int, RateCurve] = {}
+        steps = len(scales) * len(CALIBRATION_LEVELS)
+        done = 0
+        for scale in scales:
+            points = []
+            for point in self.own_points(scale, report=lambda fraction: report(done / steps)):
+                points.append(point)
+                done += 1
+                report(done / steps)
+            curves[scale] = RateCurve(rising(points))
+        return curves
+
+    def eight_bit_sample(self) -> Pixels:
+        """The sample as the codecs to compare with take it: the value range mapped to 0 .. 255."""
+        return as_eight_bit(self.sample(), self.format)
+
+    def codec_points(self, codec: Codec) -> Iterator[RatePoint]:
+        """Another codec's rate-distortion curve of the same sample, point by point."""
+        yield from rd_points(codec, self.eight_bit_sample())
+
+    def codecs(self) -> tuple[Codec, ...]:
+        """The codecs there are to compare with."""
+        side = max(self.sample().shape[:2])
+        return tuple(codec for codec in available_codecs() if side <= codec.max_side)
+
+
+def as_eight_bit(array: Array, fmt: Format) -> Pixels:
+    """Values to 8-bit samples: the value range becomes 0 .. 255."""
+    levels = np.clip(np.rint(to_levels(array, fmt)), 0, 255).astype(np.uint8)
+    return levels[:, :, 0] if fmt.gray else levels
+
+
+def as_original(pixels: Pixels, fmt: Format) -> Array:
+    """8-bit samples back to the original's dtype and value range."""
+    levels = pixels.astype(np.float32)
+    return from_levels(levels[:, :, None] if fmt.gray else levels, fmt)
+
+
+def _clipped(array: Array, fmt: Format) -> Array:
+    low, high = fmt.range
+    if array.size and (array.min() < low or array.max() > high):
+        return np.clip(array, np.array(low).astype(array.dtype), np.array(high).astype(array.dtype))
+    return array
+
+
+def _patches(array: Array, pixels: int) -> Array:
+    """PATCHES x PATCHES patches spread evenly over an image, set side by side."""
+    share = math.sqrt(pixels / (array.shape[0] * array.shape[1]))
+    rows, columns = (_spread(side, share) for side in array.shape[:2])
+    return np.concatenate([np.concatenate([array[r, c] for c in columns], 1) for r in rows], 0)
+
+
+def _spread(side: int, share: float) -> list[slice]:
+    """Slices of whole blocks, evenly over one axis."""
+    length = max(32, int(side * share / PATCHES) // 32 * 32)
+    if length * PATCHES >= side:
+        return [slice(0, side)]
+    starts = np.linspace(0, side - length, PATCHES).astype(int)
+    return [slice(int(s), int(s) + length) for s in starts]
+
+
+def _part(report: Report, first: float, last: float) -> Report:
+    def part(fraction: float) -> None:
+        report(first + (last - first) * fraction)
+
+    return part
+
+
+assert (CALIBRATION_LEVELS[0], CALIBRATION_LEVELS[-1]) == LEVELS
