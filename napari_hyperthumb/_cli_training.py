@@ -133,7 +133,7 @@ def evaluate_command(
             raise HyperThumbError(f"{', '.join(map(str, inputs))}: no picture there")
         models = [load_model(name) for name in (model, baseline) if name is not None]
         runs: list[list[ev.Measurement]] = [[] for _ in models]
-        for file in track(files, "evaluating", console=_err, transient=True):
+        for file in track(files, "evaluating", console=_err, transient=True, disable=not _err.is_terminal):
             image = read_image(file)
             for rows, one in zip(runs, models, strict=True):
                 rows += [ev.measure(file.name, image, one, at, device=device) for at in levels]

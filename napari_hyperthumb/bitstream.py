@@ -30,8 +30,8 @@ from .errors import DependencyError, HyperThumbError, ImageError, ThumbnailError
 from .jpeg import BLOCK, COEFFICIENTS, dct_8x8, dequantise, idct_8x8, quantise
 from .pixels import DTYPES, Format
 
-MAX_SIDE = 65_500
-"""libjpeg's limit for one side of a JPEG."""
+MAX_SIDE = 65_496
+"""libjpeg's limit for one side of a JPEG (65,500), in whole blocks: planes are coded padded to them."""
 STRIP = 64
 """Rows of blocks transformed at a time, which bounds the memory of large images."""
 MAX_FILE = 2**31
@@ -43,7 +43,8 @@ _RDF = (
     '<rdf:Description rdf:about="" xmlns:ht="urn:hyperthumb:1" ht:Thumbnail="{}"/></rdf:RDF>'
 )
 _PROPERTY = re.compile(rb'ht:Thumbnail="([^"<>&]{1,300})"')
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""What weights may be called: their name stands in the file."""
 _SOI, _EOI, _SOS, _APP0, _APP1 = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive Huffman
 _OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
@@ -197,7 +198,7 @@ def _parse_metadata(xmp: bytes, gray: bool) -> tuple[Metadata, str] | None:
             int(scale) in (2, 4)
             and 0 < width < 2**20
             and 0 < height < 2**20
-            and _NAME.fullmatch(name)
+            and NAME.fullmatch(name)
             and re.fullmatch("[0-9a-f]{16}", digest)
             and dtype in DTYPES
             and np.isfinite(fmt.range).all()
@@ -236,7 +237,8 @@ def write_jpeg(
         )
     xmp = b"" if metadata is None else _RDF.format(metadata.to_text(tables)).encode()
     if backend == "torchjpeg":
-        return _smaller(_with_xmp(_write_torchjpeg(quantised, tables, size), xmp))
+        data = _write_torchjpeg(quantised, tables, size)
+        return _smaller(_with_xmp(data, xmp) if xmp else data)
     table = torch.from_numpy(tables).float()[None]
     samples = torch.cat([_samples(strip, table) for strip in torch.split(quantised, STRIP, 2)], 1).numpy()
     if samples.shape[0] == 1:

@@ -17,12 +17,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from .bitstream import NAME
 from .errors import ModelError
 from .files import write_atomically
 from .model import HyperThumbModel, ModelConfig
 
 FORMAT = "hyperthumb-weights-1"
 MAX_BYTES = 256 * 2**20
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BUNDLED: Mapping[int, str] = {2: "ht-x2", 4: "ht-x4"}
 """Scale to the name of the weights in the package."""
 
@@ -53,6 +55,7 @@ def save_checkpoint(
     dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write weights and configuration, whole or not at all. `notes` must be JSON values."""
+    _check_name(name, str(path))
     state = net.state_dict()
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
     header = {
@@ -64,18 +67,26 @@ def save_checkpoint(
     write_atomically(path, save_tensors(tensors, metadata=header))
 
 
+def _check_name(name: str, where: str) -> None:
+    if not NAME.fullmatch(name):
+        raise ModelError(
+            f"{where}: the name of the weights must be 1 to 64 letters, digits, dots, dashes or "
+            f"underscores, not {name!r}: it is written into each thumbnail"
+        )
+
+
 def _config(text: str, where: str) -> ModelConfig:
     try:
         values = json.loads(text)
         known = {f.name for f in dataclasses.fields(ModelConfig)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ModelError(f"{where}: made by a newer version: unknown setting {unknown[0]!r}")
+            raise ModelError(f"made by a newer version: unknown setting {unknown[0]!r}")
         return ModelConfig(**values)
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise ModelError(f"{where}: the configuration in the header is damaged: {error}") from error
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{where}: the configuration in the header is damaged: {error}") from error
 
 
 def _read(path: Path) -> tuple[bytes, dict[str, str]]:
@@ -104,6 +115,9 @@ def _build(state: Mapping[str, Tensor], config: ModelConfig, where: str) -> Hype
     for what, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", wrong)):
         if keys:
             raise ModelError(f"{where}: {what} weights: {', '.join(keys[:5])}")
+    strange = sorted(str(value.dtype) for value in state.values() if value.dtype not in DTYPES)
+    if strange:
+        raise ModelError(f"{where}: weights of type {strange[0]}, which we never write")
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise ModelError(f"{where}: the weights hold NaN or infinite values")
     net = HyperThumbModel(config)
@@ -122,13 +136,17 @@ def load_checkpoint(path: str | Path) -> Model:
         raise ModelError(f"{path}: not weights of HyperThumb (no {FORMAT!r} in its header)")
     config = _config(header.get("config", ""), str(path))
     net = _build(load_tensors(data), config, str(path))
+    name = header.get("name", path.stem)
+    _check_name(name, str(path))
     try:
         notes = json.loads(header.get("notes", "{}"))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
+        notes = {}
+    if not isinstance(notes, dict):
         notes = {}
     net.eval().requires_grad_(False)
     digest = hashlib.sha256(data).hexdigest()[:16]
-    return Model(net, header.get("name", path.stem), digest, notes)
+    return Model(net, name, digest, notes)
 
 
 def bundled_path(name: str) -> Path:

@@ -53,6 +53,13 @@ class Scale(str, Enum):
     four = "4"
 
 
+class Effort(str, Enum):
+    """Choices of --effort."""
+
+    fast = "fast"
+    best = "best"
+
+
 class Alpha(str, Enum):
     """Choices of --alpha."""
 
@@ -226,6 +233,10 @@ def encode_command(
     psnr: Annotated[float | None, typer.Option(help="Lowest PSNR in dB.")] = None,
     level: Annotated[float | None, typer.Option(help="Rate level, -1 (smallest) to 1. Default: 0.")] = None,
     scale: Annotated[Scale, typer.Option(help="Image side / thumbnail side.")] = Scale.auto,
+    effort: Annotated[
+        Effort, typer.Option(help="best: dozens of passes for a better file, same decoder.")
+    ] = Effort.fast,
+    seconds: Annotated[float | None, typer.Option(help="Budget of --effort best, each picture.")] = None,
     value_range: Annotated[
         tuple[float, float] | None,
         typer.Option("--range", help="Values that become black and white (default: the data's own)."),
@@ -253,6 +264,8 @@ def encode_command(
             psnr=psnr,
             level=level,
             scale="auto" if scale is Scale.auto else int(scale.value),
+            effort=effort.value,
+            seconds=seconds,
             device=device,
             model=model,
             value_range=value_range,

@@ -8,6 +8,7 @@ image = decode("photo.ht.jpg")
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -35,9 +36,10 @@ from .errors import (
 from .files import write_atomically
 from .pipeline import PreparedImage, Report, no_report, reconstruct
 from .pixels import Array, Format, ValueRange, check_image
-from .targets import Candidate, Target, best_of, meet_target, parse_target
+from .targets import Candidate, Target, best_of, improve, meet_target, parse_target
 
 SCALES = (2, 4)
+EFFORTS = ("fast", "best")
 MAX_PIXELS = 500_000_000
 """HR pixels that `decode` reconstructs unless told otherwise."""
 Source = str | os.PathLike[str] | bytes | BinaryIO
@@ -53,7 +55,7 @@ class Thumbnail:
     """Of the original array."""
     level: float
     """Rate level, -1 .. 1; below -1 the tables are coarser than the predictor's."""
-    tables: NDArray[np.int64] = field(repr=False)
+    tables: NDArray[np.int64] = field(repr=False, compare=False)
     """(2, 8, 8): luma and chroma quantisation steps, 1 .. 255."""
     model: str
     """Name and digest of the weights."""
@@ -97,7 +99,7 @@ def load_model(name: str | os.PathLike[str] | Model) -> Model:
     path = bundled_path(str(name)) if str(name) in BUNDLED.values() else Path(name)
     try:
         stat = path.stat()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ModelError(
             f"{name}: no such weights; give a .safetensors file or one of {', '.join(BUNDLED.values())}"
         ) from error
@@ -118,9 +120,10 @@ def _scales(
     scale: int | str, target: Target, model: str | os.PathLike[str] | Model | None
 ) -> tuple[int, ...]:
     if model is not None:
-        own = load_model(model).scale
+        loaded = load_model(model)
+        own = loaded.scale
         if scale not in ("auto", own):
-            raise ModelError(f"the weights {model} are for scale {own}, not {scale}")
+            raise ModelError(f"the weights {loaded.name} are for scale {own}, not {scale}")
         return (own,)
     if scale == "auto":
         # A level alone says nothing about size: scale 2 keeps more of the picture.
@@ -139,6 +142,7 @@ def encode(
     level: float | None = None,
     scale: int | str = "auto",
     effort: str = "fast",
+    seconds: float | None = None,
     device: str = "auto",
     model: str | os.PathLike[str] | Model | None = None,
     value_range: ValueRange | None = None,
@@ -154,7 +158,9 @@ def encode(
     reached with as few bytes as the level allows; level is -1 (smallest) .. 1. Default: level 0.
     scale: HR side / thumbnail side, 2 or 4; "auto" takes the one with the smaller error at the
     wanted size (for a level: 2).
-    effort: "fast" is one pass through the networks for each size that is tried.
+    effort: "fast" is one pass through the networks for each size that is tried; "best" then looks for
+    better coefficients for the same decoder (module `refine`), some dozens of passes.
+    seconds: budget of "best", checked between passes; None: until it is done.
     device: "auto", "cpu", "cuda", "mps".
     model: weights by file or name instead of the bundled ones.
     value_range: values that become black and white; None: 0..255 for uint8, otherwise the data's
@@ -164,18 +170,21 @@ def encode(
 
     Raises ImageError, RateError, ModelError or DeviceError, all of them HyperThumbError.
     """
-    if effort != "fast":
-        raise HyperThumbError(f'effort must be "fast", not {effort!r}')
+    if effort not in EFFORTS:
+        raise RateError(f'effort must be "fast" or "best", not {effort!r}')
+    if seconds is not None and not seconds > 0:
+        raise RateError(f"seconds must be more than 0, not {seconds}")
     array, fmt = check_image(image, alpha=alpha, value_range=value_range)
     target = parse_target(array.shape, bpp, nbytes, psnr, level)
     where = pick_device(device)
     candidates: list[Candidate] = []
     failures: list[HyperThumbError] = []
     scales = _scales(scale, target, model)
+    share = 1.0 if effort == "fast" else 0.1
     for index, one in enumerate(scales):
 
         def part(fraction: float, index: int = index) -> None:
-            progress((index + 0.5 * fraction) / len(scales))
+            progress(share * (index + 0.5 * fraction) / len(scales))
 
         try:
             prepared = PreparedImage(array, fmt, _model_for(model, one), where, report=part)
@@ -183,10 +192,14 @@ def encode(
             prepared.release()
         except (RateError, ImageError) as error:
             failures.append(error)
-        progress((index + 1) / len(scales))
+        progress(share * (index + 1) / len(scales))
     if not candidates:
-        raise failures[-1]  # of the largest scale, which reaches the smallest files
+        # The largest scale reaches the smallest files, the smallest scale the best quality.
+        raise failures[0 if target.kind == "psnr" and isinstance(failures[0], RateError) else -1]
     chosen = best_of(candidates, target)
+    if effort == "best":
+        budget = math.inf if seconds is None else seconds
+        chosen = improve(chosen, target, budget, lambda f: progress(share + (1 - share) * f))
     coding, used = chosen.coding, chosen.prepared.model
     return Thumbnail(
         data=coding.data,
@@ -212,8 +225,8 @@ def _read(source: Source) -> tuple[bytes, str]:
     path = Path(os.fspath(source))
     try:
         return path.read_bytes(), str(path)
-    except OSError as error:
-        raise ThumbnailError(f"{path}: can't be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise ThumbnailError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _named(name: str, error: HyperThumbError) -> HyperThumbError:
@@ -235,7 +248,7 @@ class Info:
     format: Format
     model: str
     digest: str
-    tables: NDArray[np.int64] = field(repr=False)
+    tables: NDArray[np.int64] = field(repr=False, compare=False)
     """(2, 8, 8)"""
     lost: tuple[str, ...]
     """What another program did to the file, in words."""
@@ -388,6 +401,8 @@ def _checked(data: bytes, max_pixels: int) -> Contents:
 
 
 def _region(region: tuple[slice, slice], shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    if len(region) != 2 or not all(isinstance(part, slice) for part in region):
+        raise ThumbnailError(f"the region must be two slices, rows and columns, not {region}")
     spans = []
     for part, length in zip(region, shape, strict=True):
         start, stop, step = part.indices(length)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import HyperThumbError, HyperThumbWarning, ImageError
 from .pixels import Array
@@ -65,10 +65,10 @@ def read_image_file(file: BinaryIO, name: str) -> Array:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not a picture that can be read") from error
-    except (OSError, SyntaxError, ValueError, KeyError, IndexError, EOFError, TypeError) as error:
-        raise ImageError(f"{name}: can't be read, the file may be damaged: {error}") from error
     except (MemoryError, OverflowError, Image.DecompressionBombError) as error:
         raise ImageError(f"{name}: too large to open: {error}") from error
+    except Exception as error:  # damaged files end in any of a dozen types, struct.error and zlib.error too
+        raise ImageError(f"{name}: can't be read, the file may be damaged: {error}") from error
 
 
 def _check_size(name: str, pixels: int) -> None:
@@ -88,12 +88,13 @@ def _read_pillow(file: BinaryIO, name: str) -> Array:
             )
         if image.mode in ("CMYK", "LAB", "HSV"):
             raise ImageError(f"{name}: is {image.mode}; convert it to RGB first")
-        if image.mode == "RGB" and any("RGB;16" in str(tile) for tile in opened.tile):
+        if _loses_bits(image):
             warnings.warn(
-                f"{name}: 16-bit colour PNG is read at 8 bits; save it as TIFF to keep them all",
+                f"{name}: 16-bit colour is read at 8 bits; save it as TIFF to keep them all",
                 HyperThumbWarning,
                 stacklevel=4,
             )
+        image = ImageOps.exif_transpose(image)  # cameras store pictures lying on their side
         if image.mode == "P":
             image = image.convert("RGBA" if "transparency" in image.info else "RGB")
         elif image.mode == "1":
@@ -101,6 +102,17 @@ def _read_pillow(file: BinaryIO, name: str) -> Array:
         elif image.mode == "YCbCr":
             image = image.convert("RGB")
         return np.asarray(image)
+
+
+def _loses_bits(image: Image.Image) -> bool:
+    """Whether Pillow, whose colour has 8 bits, reads a PNG or PPM of 16."""
+    if image.mode not in ("RGB", "RGBA"):
+        return False
+    deep_png = ("RGB;16", "RGBA;16", "LA;16")
+    return any(
+        tile.args[1] > 255 if tile.codec_name in ("ppm", "ppm_plain") else str(tile.args).startswith(deep_png)
+        for tile in getattr(image, "tile", [])
+    )
 
 
 def _read_tiff(file: BinaryIO, name: str) -> Array:
@@ -125,8 +137,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     Raises HyperThumbError when the target can't be written; nothing is left behind then.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:40]}-{secrets.token_hex(4)}")
     try:
+        temporary = path.with_name(f".{path.name[:40]}-{secrets.token_hex(4)}")
         try:
             with temporary.open("xb") as file:
                 file.write(data)
@@ -135,8 +147,9 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise HyperThumbError(f"{path}: can't be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise HyperThumbError(f"{path}: can't be written: {cause}") from error
 
 
 def image_bytes(array: Array, suffix: str) -> bytes:

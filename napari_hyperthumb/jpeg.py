@@ -97,13 +97,16 @@ def quantise(
     Trans. IT 42(5), 1996). `rounding` is the function that rounds: `torch.round` in use,
     `round_ste` in training.
     """
-    scaled = coefficients / steps(tables, coefficients.shape[1])
-    if dead_zone:
-        shift = torch.full((1, 1, COEFFICIENTS, 1, 1), dead_zone).to(scaled)
-        shift[:, :, 0] = 0
-        # Only what is rounded moves: the gradient stays that of the coefficient itself.
-        scaled = scaled + (F.relu(scaled.abs() - shift) * scaled.sign() - scaled).detach()
-    return rounding(scaled)
+    return rounding(shrink(coefficients / steps(tables, coefficients.shape[1]), dead_zone))
+
+
+def shrink(scaled: Tensor, dead_zone: float) -> Tensor:
+    """AC values nearer to zero by `dead_zone`, (N, C, 64, h, w); the gradient is that of the values."""
+    if not dead_zone:
+        return scaled
+    shift = torch.full((1, 1, COEFFICIENTS, 1, 1), dead_zone).to(scaled)
+    shift[:, :, 0] = 0
+    return scaled + (F.relu(scaled.abs() - shift) * scaled.sign() - scaled).detach()
 
 
 def dequantise(quantised: Tensor, tables: Tensor) -> Tensor:

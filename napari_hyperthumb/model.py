@@ -29,6 +29,7 @@ from .jpeg import (
     quantise,
     rgb_to_ycbcr,
     round_ste,
+    shrink,
     ycbcr_to_rgb,
 )
 
@@ -54,11 +55,12 @@ class ModelConfig:
     dead_zone: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.scale not in (2, 4):
+        if not isinstance(self.scale, int) or self.scale not in (2, 4):
             raise ModelError(f"scale must be 2 or 4, not {self.scale!r}")
         for name in (
             "encoder_channels",
             "encoder_blocks",
+            "encoder_level_blocks",
             "decoder_channels",
             "decoder_blocks",
             "frequency_hidden",
@@ -68,7 +70,7 @@ class ModelConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or not 1 <= value <= 1024:
                 raise ModelError(f"{name} must be an integer from 1 to 1024, not {value!r}")
-        if not 0 < self.encoder_level_blocks <= self.encoder_blocks:
+        if self.encoder_level_blocks > self.encoder_blocks:
             raise ModelError("encoder_level_blocks must be from 1 to encoder_blocks")
         if not 0 <= self.dead_zone < 0.5:
             raise ModelError("dead_zone must be from 0 to less than 0.5")
@@ -318,6 +320,10 @@ class HyperThumbModel(nn.Module):
     def quantise(self, coefficients: Tensor, tables: Tensor, rounding: Rounding = torch.round) -> Tensor:
         """`jpeg.quantise` with this model's dead zone."""
         return quantise(coefficients, tables, rounding, self.config.dead_zone)
+
+    def rounded(self, scaled: Tensor) -> Tensor:
+        """Coefficients / tables (C, 64, h, w) as this model rounds them."""
+        return shrink(scaled[None], self.config.dead_zone)[0].round()
 
     def decode(self, quantised: Tensor, tables: Tensor) -> Tensor:
         """Quantised coefficients (N, 3, 64, h, w) and tables (N, 2, 64) to HR planes."""

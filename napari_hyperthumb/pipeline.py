@@ -14,7 +14,7 @@ from torch import Tensor
 from .bitstream import MAX_SIDE, STRIP, Metadata, write_jpeg
 from .checkpoint import Model
 from .errors import ImageError
-from .jpeg import BLOCK, dct_8x8, dequantise, idct_8x8, rgb_to_ycbcr, ycbcr_to_rgb
+from .jpeg import BLOCK, dct_8x8, dequantise, idct_8x8, rgb_to_ycbcr, steps, ycbcr_to_rgb
 from .model import LEVELS, as_gray, bicubic_down
 from .pixels import Array, Format, from_levels, to_levels
 from .tiling import Span, Tile, tiles
@@ -35,6 +35,12 @@ def padded_shape(shape: tuple[int, int], block: int) -> tuple[int, int]:
     """Height and width in whole blocks."""
     height, width = (-(-side // block) * block for side in shape)
     return height, width
+
+
+def three_planes(luma: Tensor) -> Tensor:
+    """One plane (N, 1, ...) with two empty ones for the colours, as the networks take gray images."""
+    empty = torch.zeros_like(luma)
+    return torch.cat([luma, empty, empty], 1)
 
 
 def thumbnail_size(shape: tuple[int, int], scale: int) -> tuple[int, int]:
@@ -73,7 +79,7 @@ class PreparedImage:
         self.array, self.format, self.model, self.device = array, fmt, model, device
         self.net = model.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         config = self.net.config
-        self.shape = (array.shape[0], array.shape[1])
+        self.shape: tuple[int, int] = (array.shape[0], array.shape[1])
         self.lr_size = thumbnail_size(self.shape, config.scale)
         if max(self.lr_size) > MAX_SIDE:
             raise ImageError(
@@ -103,18 +109,20 @@ class PreparedImage:
             statistics = torch.cat([mean[0], (mean[1] + mean[2]) / 2])[None]
             self._statistics = statistics.to(device)
 
-    def _planes(self, tile: Tile) -> Tensor:
-        """Zero-centred Y, Cb, Cr of a tile with its surroundings, (1, 3, h, w)."""
+    def levels(self, tile: Tile) -> Tensor:
+        """Zero-centred RGB or gray of a tile with its surroundings, (1, 3 or 1, h, w)."""
         height, width = self.shape
         rows = np.clip(np.arange(tile.rows.low, tile.rows.high), 0, height - 1)
         columns = np.clip(np.arange(tile.columns.low, tile.columns.high), 0, width - 1)
         part = self.array[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         part = part[rows - rows[0]][:, columns - columns[0]]
         levels = torch.from_numpy(to_levels(part, self.format)).permute(2, 0, 1)[None] - 128
-        levels = levels.to(self.device, memory_format=torch.channels_last)
-        if self.format.gray:
-            return torch.cat([levels, torch.zeros_like(levels), torch.zeros_like(levels)], 1)
-        return rgb_to_ycbcr(levels)
+        return levels.to(self.device, memory_format=torch.channels_last)
+
+    def _planes(self, tile: Tile) -> Tensor:
+        """The same as Y, Cb, Cr, (1, 3, h, w)."""
+        levels = self.levels(tile)
+        return three_planes(levels) if self.format.gray else rgb_to_ycbcr(levels)
 
     def lr_planes(self, level: float, report: Report = no_report) -> NDArray[np.float32]:
         """LR planes of the thumbnail before quantisation, (1 or 3, h, w), whole blocks."""
@@ -140,7 +148,10 @@ class PreparedImage:
         with torch.inference_mode():
             at = torch.tensor([max(level, LEVELS[0])], dtype=torch.float32, device=self.device)
             steps = self.net.predictor(self._statistics, at)
-            steps = steps * math.exp(0.7 * max(0.0, LEVELS[0] - level))
+            coarser = 0.7 * max(0.0, LEVELS[0] - level)
+            steps = steps * math.exp(coarser)
+            # Flat areas show an error of their mean first: DC steps grow half as fast.
+            steps[:, :, 0] /= math.exp(coarser / 2)
             tables = steps.round().clamp(1, 255)
             if self.format.gray:
                 tables = as_gray(tables)
@@ -154,11 +165,23 @@ class PreparedImage:
     def code(self, level: float, report: Report = no_report) -> Coding:
         """The file at a level. Levels below -1 use the encoder of -1 and coarser tables."""
         tables = self.tables(level)
+        return self.write(self.quantised(level, tables, report), tables, level)
+
+    def scaled(self, level: float, tables: NDArray[np.int64], report: Report = no_report) -> Tensor:
+        """Coefficients / tables of the thumbnail as the encoder makes it: (1 or 3, 64, h, w)."""
         planes = self.lr_planes(max(level, LEVELS[0]), report)
         with torch.inference_mode():
-            table = torch.from_numpy(tables).float()[None]
+            step = steps(torch.from_numpy(tables).float()[None], len(planes))
             strips = torch.split(torch.from_numpy(planes)[None], STRIP * BLOCK, 2)
-            quantised = torch.cat([self.net.quantise(dct_8x8(s), table)[0] for s in strips], 2)
+            return torch.cat([(dct_8x8(strip) / step)[0] for strip in strips], 2).clone()
+
+    def quantised(self, level: float, tables: NDArray[np.int64], report: Report = no_report) -> Tensor:
+        """The same, rounded."""
+        out: Tensor = self.net.rounded(self.scaled(level, tables, report))
+        return out
+
+    def write(self, quantised: Tensor, tables: NDArray[np.int64], level: float) -> Coding:
+        """The file that holds these coefficients."""
         metadata = Metadata(
             self.net.config.scale, self.shape, self.model.name, self.model.digest, self.format
         )
@@ -209,9 +232,8 @@ def reconstruct(
         for index, part in enumerate(work):
             cut = quantised[:, :, part.rows.outer(block), part.columns.outer(block)]
             dequantised = dequantise(cut[None].to(device), table)
-            if dequantised.shape[1] == 1:
-                empty = torch.zeros_like(dequantised)
-                dequantised = torch.cat([dequantised, empty, empty], 1)
+            if fmt.gray:
+                dequantised = three_planes(dequantised)
             planes = net.decoder(idct_8x8(dequantised), dequantised, table)
             rows, inner_rows = _kept(part.rows, top, bottom)
             columns, inner_columns = _kept(part.columns, left, right)

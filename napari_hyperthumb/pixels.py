@@ -79,7 +79,10 @@ def check_image(
     if value_range is None:
         eight_bit = array.dtype == np.uint8
         value_range = (0.0, 255.0) if eight_bit else (float(array.min()), float(array.max()))
-    low, high = float(value_range[0]), float(value_range[1])
+    try:
+        low, high = (float(end) for end in value_range)
+    except (TypeError, ValueError) as error:
+        raise ImageError(f"value_range must be two finite numbers, not {value_range!r}") from error
     if not (np.isfinite(low) and np.isfinite(high) and low <= high):
         raise ImageError(f"value_range must be two finite numbers, low first, not {value_range}")
     return array, Format(array.dtype.name, (low, high), array.ndim == 2)
@@ -113,7 +116,8 @@ def from_levels(levels: NDArray[np.float32], fmt: Format) -> Array:
         return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
     dtype = np.dtype(fmt.dtype)
     low, high = fmt.range
-    values = np.clip(low + np.clip(levels, 0, 255).astype(np.float64) * unit_scale(fmt), low, high)
+    part = np.clip(levels, 0, 255).astype(np.float64) / 255
+    values = np.clip(low * (1 - part) + high * part, low, high)  # high - low itself may overflow
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         values = np.clip(np.rint(values), limits.min, limits.max)

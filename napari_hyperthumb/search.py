@@ -60,9 +60,11 @@ def search_level(
         right = min((at for at, v in tried.items() if v > wanted), default=high)
         if right - left < 1e-5:
             break
+        nearest, *others = sorted(tried.items(), key=lambda item: abs(item[1] - wanted))
         if below and above and above.level > below.level:
             slope = (above.value - below.value) / (above.level - below.level)
-        nearest = min(tried.items(), key=lambda item: abs(item[1] - wanted))
+        elif others:  # all on one side: the slope between the two nearest
+            slope = (others[0][1] - nearest[1]) / (others[0][0] - nearest[0])
         # Aim a little below: values above are of no use.
         guess = nearest[0] + (wanted - 0.4 * tolerance - nearest[1]) / max(slope, 1e-3)
         inside = left + 0.02 * (right - left), right - 0.02 * (right - left)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 
 from .bitstream import read_jpeg
 from .errors import RateError
 from .metrics import mse, psnr_from_mse
 from .model import LEVELS
 from .pipeline import Coding, PreparedImage, Report, reconstruct
-from .pixels import Format
+from .pixels import to_levels
+from .refine import refine
 from .search import log_bytes, search_level
 
 COARSEST = -4.0
@@ -47,7 +50,7 @@ def parse_target(
     if kind != "level" and value <= 0:
         raise RateError(f"{kind} must be more than 0, not {value:g}")
     if kind == "bpp":
-        return Target("nbytes", math.floor(value * shape[0] * shape[1] / 8))
+        return Target("nbytes", math.floor(min(value * shape[0] * shape[1] / 8, 2.0**62)))
     return Target(kind, math.floor(value) if kind == "nbytes" else value)
 
 
@@ -76,17 +79,26 @@ def _decoded_error(prepared: PreparedImage, coding: Coding) -> float:
         prepared.model,
         prepared.device,
     )
-    peak = _peak(prepared.format)
-    return mse(prepared.array, decoded) * (255 / peak) ** 2
+    # In levels, strip by strip: squares of the values themselves may overflow, or vanish.
+    total = 0.0
+    for start in range(0, decoded.shape[0], 256):
+        rows = slice(start, start + 256)
+        ours, theirs = (to_levels(array[rows], prepared.format) for array in (prepared.array, decoded))
+        total += mse(ours, theirs) * len(ours)
+    return total / int(decoded.shape[0])
 
 
-def _peak(fmt: Format) -> float:
-    return (fmt.range[1] - fmt.range[0]) or 1.0
+def _trial_reports(report: Report) -> Iterator[Report]:
+    """Progress of one trial after the other, whose number isn't known: always rising, never done."""
+    for trial in count():
+        yield lambda fraction, trial=trial: report(1 - 0.8 ** (trial + fraction))  # type: ignore[misc]
 
 
-def _for_bytes(prepared: PreparedImage, wanted: int) -> Candidate:
+def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidate:
+    reports = _trial_reports(report)
+
     def measure(level: float) -> tuple[float, Coding]:
-        coding = prepared.code(level)
+        coding = prepared.code(level, next(reports))
         return log_bytes(len(coding.data)), coding
 
     below, above = search_level(
@@ -107,9 +119,11 @@ def _for_bytes(prepared: PreparedImage, wanted: int) -> Candidate:
     return Candidate(below.result, prepared, LEVELS[0] <= below.level < LEVELS[1])
 
 
-def _for_psnr(prepared: PreparedImage, wanted: float) -> Candidate:
+def _for_psnr(prepared: PreparedImage, wanted: float, report: Report) -> Candidate:
+    reports = _trial_reports(report)
+
     def measure(level: float) -> tuple[float, Coding]:
-        coding = prepared.code(level)
+        coding = prepared.code(level, next(reports))
         return psnr_from_mse(max(_decoded_error(prepared, coding), 1e-9)), coding
 
     tolerance = 0.05
@@ -139,8 +153,8 @@ def meet_target(prepared: PreparedImage, target: Target, report: Report) -> Cand
     if target.kind == "level":
         return Candidate(prepared.code(target.value, report), prepared, True)
     if target.kind == "nbytes":
-        return _for_bytes(prepared, int(target.value))
-    return _for_psnr(prepared, target.value)
+        return _for_bytes(prepared, int(target.value), report)
+    return _for_psnr(prepared, target.value, report)
 
 
 def best_of(candidates: list[Candidate], target: Target) -> Candidate:
@@ -154,3 +168,22 @@ def best_of(candidates: list[Candidate], target: Target) -> Candidate:
         return min(candidates, key=lambda c: len(c.coding.data))
     inside = [c for c in candidates if c.inside]
     return inside[0] if len(inside) == 1 else min(candidates, key=lambda c: c.error)
+
+
+def improve(chosen: Candidate, target: Target, seconds: float, report: Report) -> Candidate:
+    """The candidate, or what `refine` makes of it where that meets the same target better."""
+    prepared, level = chosen.prepared, chosen.coding.level
+    if target.kind == "level":
+        return Candidate(refine(prepared, level, seconds=seconds, report=report), prepared, True)
+    if target.kind == "nbytes":
+        # Refined files are smaller: begin with one that is a little too large.
+        begin = min(level + 0.06, LEVELS[1])
+        nbytes = int(target.value)
+        coding = refine(prepared, begin, nbytes=nbytes, seconds=seconds, report=report)
+        better = Candidate(coding, prepared, chosen.inside)
+        fits = len(coding.data) <= nbytes
+        return better if fits and better.error < chosen.error else chosen
+    coding = refine(prepared, level, nbytes=None, seconds=seconds, report=report)
+    better = Candidate(coding, prepared, True)
+    wanted = psnr_from_mse(better.error) >= target.value
+    return better if wanted and len(coding.data) < len(chosen.coding.data) else chosen

@@ -214,8 +214,9 @@ def test_hr_size_that_fits_is_believed(data, models):
     assert decode(with_claimed_hr_size(data, b"129x95"), model=models[2]).shape == (95, 129, 3)
 
 
-def test_max_pixels_counts_the_image_not_the_thumbnail(data, models):
-    with pytest.raises(ThumbnailError, match="pixels, more than 4000"):
+def test_too_many_pixels_are_refused_before_the_file_is_opened(data, models, monkeypatch):
+    monkeypatch.setattr(bitstream.Image, "open", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(ThumbnailError, match="130x96 pixels, more than 4000"):
         decode(data, model=models[2], max_pixels=4000)
 
 

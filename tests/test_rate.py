@@ -10,7 +10,7 @@ import pytest
 import torch
 from jpeg_bytes import STANDARD_ZIGZAG, scan_bits
 
-from napari_hyperthumb import bitstream
+from napari_hyperthumb import bitstream, huffman
 from napari_hyperthumb.training import rate
 from napari_hyperthumb.training.rate import HuffmanCount, NonzeroCount
 
@@ -82,13 +82,13 @@ def smoothed_lengths(counts: Counter[int], bins: int, weight: float) -> list[flo
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Every table of counts that the rate model prices: AC, DC of luma, AC, DC of chroma."""
     seen: list[torch.Tensor] = []
-    original = rate._code_lengths
+    original = huffman.code_lengths
 
     def spy(counts: torch.Tensor) -> torch.Tensor:
         seen.append(counts.clone())
         return original(counts)
 
-    monkeypatch.setattr(rate, "_code_lengths", spy)
+    monkeypatch.setattr(huffman, "code_lengths", spy)
     return seen
 
 
@@ -103,7 +103,7 @@ def test_symbols_and_bits_equal_those_of_a_slow_run_length_coder(density, seen):
         expected += extra
         for counts, found, bins in ((ac, seen[2 * index], 256), (dc, seen[2 * index + 1], 16)):
             assert {i: int(c) for i, c in enumerate(found[0]) if c} == dict(counts)
-            lengths = smoothed_lengths(counts, bins, rate._PRIOR_WEIGHT)
+            lengths = smoothed_lengths(counts, bins, huffman.PRIOR_WEIGHT)
             expected += sum(count * lengths[symbol] for symbol, count in counts.items())
     assert bits == pytest.approx(expected, rel=1e-5)
 
@@ -173,7 +173,7 @@ def test_gradient_below_one_is_the_price_of_a_nonzero_there():
     """Against the slow coder, at the code lengths of the image: with this coefficient less without."""
     quantised = sparse(0.4, 3, 4)
     ac, _, _ = slow_code(quantised[0, :1])
-    lengths = smoothed_lengths(ac, 256, rate._PRIOR_WEIGHT)
+    lengths = smoothed_lengths(ac, 256, huffman.PRIOR_WEIGHT)
     prices = gradient(quantised.clamp(-0.5, 0.5) + 0.1, quantised)[0, 0]
 
     def cost(block: list[int]) -> float:
@@ -204,6 +204,27 @@ def test_price_of_growth_falls_as_one_over_the_magnitude():
     assert slopes.max() <= 4 + 1e-5
 
 
+@pytest.mark.parametrize("step", [0.4, -0.4, 1.0, -5.0, 40.0])
+def test_price_of_a_dc_step_is_that_of_its_size_category(step, seen):
+    """Against the counted code lengths; the last block's DC is in one difference only."""
+    dc = torch.randint(-9, 10, (1, 2, 30)).float()
+    dc[..., -1] = dc[..., -2] + round(step)
+    scaled = dc.clone()
+    scaled[..., -1] = dc[..., -2] + step
+    scaled.requires_grad_()
+    bits, surrogate = rate._dc(scaled, dc)
+    surrogate.sum().backward()
+    assert not bits.requires_grad
+    (counts,) = seen
+    lengths = huffman.code_lengths(counts)[0].tolist()
+    size = category(round(step))
+    if abs(step) < 1:
+        price = min(max(lengths[1] + 1 - lengths[0], 0.5), 4)
+    else:
+        price = min(max(lengths[size + 1] + 1 - lengths[size], 0.5), 3) / (math.log(2) * abs(step))
+    assert scaled.grad[0, :, -1].tolist() == pytest.approx([math.copysign(price, step)] * 2, rel=1e-4)
+
+
 def test_chroma_of_gray_images_gets_no_gradient():
     quantised = sparse(0.5)
     scaled = (quantised + 0.1).requires_grad_()
@@ -214,5 +235,5 @@ def test_chroma_of_gray_images_gets_no_gradient():
 
 def test_size_category_is_the_number_of_bits():
     values = [0, 1, 2, 3, 4, 7, 8, 255, 256, 1023, 1024, 2047]
-    found = rate.size_category(torch.tensor(values))
+    found = huffman.size_category(torch.tensor(values))
     assert found.tolist() == [category(value) for value in values]

@@ -27,6 +27,8 @@ from .rate import HEADER_BITS, HuffmanCount
 
 DEFAULT_LEVELS = tuple(np.linspace(*LEVELS, 9).tolist())
 TABLE_BPP = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)
+MS_SSIM_SIDE = 11 * 2**4
+"""Its window of 11 pixels on the last of five scales."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Measurement:
     """dB against the original, over its value range."""
     ssim: float
     ms_ssim: float
-    """NaN for an image with a side under 161 pixels, which has too few scales."""
+    """NaN for an image with a side under `MS_SSIM_SIDE`, which has too few scales."""
     lr_psnr: float
     """dB of the thumbnail as a viewer shows it against the bicubic one."""
 
@@ -60,7 +62,7 @@ def ms_ssim(a: Array, b: Array, peak: float) -> float:
         from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
     except ImportError as error:
         raise DependencyError("MS-SSIM needs torchmetrics: pip install 'napari-hyperthumb[train]'") from error
-    if min(a.shape[:2]) < 161:
+    if min(a.shape[:2]) < MS_SSIM_SIDE:
         return math.nan
     x, y = (torch.from_numpy(np.atleast_3d(v).astype(np.float32)).permute(2, 0, 1)[None] for v in (a, b))
     return float(multiscale_structural_similarity_index_measure(x, y, data_range=peak))

@@ -366,6 +366,9 @@ class Trainer:
         try:
             ids = [self.device.index] if self.device.type == "cuda" else None
             yield nn.parallel.DistributedDataParallel(self.net, device_ids=ids)
+            # Leave together, and not at once: a gloo group that is freed while its thread still lets go
+            # of the last collective's tensor waits for that thread for ever (torch 2.13).
+            torch.distributed.barrier(device_ids=ids)
         finally:
             torch.distributed.destroy_process_group()
 
