@@ -60,10 +60,15 @@ def histogram(symbols: Tensor, weights: Tensor, bins: int) -> Tensor:
 
 
 def code_lengths(counts: Tensor) -> Tensor:
-    """Ideal code lengths in bits from counts (N, bins), smoothed by the counts of the whole batch."""
+    """Code lengths in bits from counts (N, bins), smoothed by the counts of the whole batch.
+
+    Ideal ones, but for the one bit that every Huffman code has at least: it matters where nearly all
+    blocks are empty.
+    """
     prior = counts.sum(0, keepdim=True) + 0.05
     smoothed = counts + PRIOR_WEIGHT * prior / prior.sum()
-    return torch.log2(smoothed.sum(1, keepdim=True)) - torch.log2(smoothed)
+    ideal = torch.log2(smoothed.sum(1, keepdim=True)) - torch.log2(smoothed)
+    return ideal.clamp_min(1.0)
 
 
 def scan_order(coefficients: Tensor) -> Tensor:

@@ -72,10 +72,10 @@ def slow_code(planes: torch.Tensor) -> tuple[Counter[int], Counter[int], int]:
 
 
 def smoothed_lengths(counts: Counter[int], bins: int, weight: float) -> list[float]:
-    """Ideal code lengths of one image's counts, mixed with themselves as a prior."""
+    """Ideal code lengths of one image's counts, mixed with themselves as a prior; a bit at least."""
     total = sum(counts.values()) + 0.05 * bins
     smooth = [counts[i] + weight * (counts[i] + 0.05) / total for i in range(bins)]
-    return [math.log2(sum(smooth)) - math.log2(value) for value in smooth]
+    return [max(1.0, math.log2(sum(smooth)) - math.log2(value)) for value in smooth]
 
 
 @pytest.fixture
