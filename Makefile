@@ -1,12 +1,15 @@
-# make demo | test | lint | benchmark. Each sets up what it needs; nothing is installed outside of
+# make demo | test | test-napari | lint | benchmark. Each sets up what it needs; nothing is installed outside of
 # .venv but the Debian packages of `system` (as root, or with sudo).
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 APT = chromium imagemagick
+APT_NAPARI = xvfb xauth libegl1 libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 \
+  libxcb-shape0 libdbus-1-3 libglib2.0-0 libfontconfig1
+XVFB = xvfb-run -a -s "-screen 0 1600x1000x24"
 KODAK ?= ../shared/data/kodak
 
-.PHONY: demo test lint benchmark system clean
+.PHONY: demo test test-napari lint benchmark system clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -17,6 +20,11 @@ test: system $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# The widgets, in a real viewer on a virtual screen.
+test-napari: $(VENV)/.napari
+	@scripts/apt.sh $(APT_NAPARI)
+	$(XVFB) $(BIN)/python -m pytest tests/test_session.py tests/test_napari_*.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --fix .
@@ -37,6 +45,10 @@ $(VENV)/.core: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.test: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,train]'
 	touch $@ $(VENV)/.core
+
+$(VENV)/.napari: $(VENV)/.test
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,train,napari]' 'napari[pyqt6]' pytest-qt 'dask[array]'
+	touch $@
 
 # A browser and ImageMagick: the tests open thumbnails in both.
 system:

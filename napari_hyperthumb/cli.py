@@ -133,15 +133,19 @@ def plan_jobs(
     return [Job(source, str(folder / place)) for source, place in pairs]
 
 
+def _check_free(target: str | None, force: bool) -> None:
+    if target is not None and target != STREAM and Path(target).exists() and not force:
+        raise HyperThumbError(f"{Path(target)}: exists already; --force replaces it")
+
+
 def _write(target: str | None, data: bytes, force: bool) -> None:
     assert target is not None
+    _check_free(target, force)
     if target == STREAM:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
     path = Path(target)
-    if path.exists() and not force:
-        raise HyperThumbError(f"{path}: exists already; --force replaces it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -255,6 +259,7 @@ def encode_command(
         raise _fail("give one of --bpp, --bytes, --psnr and --level")
 
     def work(job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
+        _check_free(job.target, force)  # before the work, too
         streamed = job.source == STREAM
         image = read_image_file(_read_stream(), "standard input") if streamed else read_image(job.source)
         thumbnail = encode(
@@ -420,6 +425,7 @@ def compare_command(
     )
 
     def work(job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
+        _check_free(job.target, force)  # before the work, too
         streamed = job.source == STREAM
         array = read_image_file(_read_stream(), "standard input") if streamed else read_image(job.source)
         original = eight_bit(array)

@@ -17,24 +17,21 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import numpy as np
 
 from .bitstream import read_jpeg
 from .checkpoint import BUNDLED, Model
-from .codec import SCALES, Thumbnail, load_model
-from .compare import SSIM_SIDE, Codec, Pixels, RatePoint, available_codecs, rd_points
+from .codec import SCALES, Thumbnail, decode, info, load_model
+from .compare import SSIM_SIDE, Codec, Coded, Pixels, RatePoint, available_codecs, compare, rd_points
 from .device import pick_device
-from .errors import HyperThumbError, RateError
+from .errors import ImageError, RateError
 from .metrics import psnr, ssim
 from .model import LEVELS
 from .pipeline import Coding, PreparedImage, Report, no_report, reconstruct
 from .pixels import Array, Format, ValueRange, check_image, from_levels, to_levels
-from .targets import Target, best_of, meet_target
+from .targets import Target, best_of, improve, meet_target
 
-EFFORTS = ("fast",)
-"""What `codec.encode` accepts."""
 CALIBRATION_LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 SAMPLE_PIXELS = 2**20
 """Curves of larger images are measured on patches of this many pixels in all."""
@@ -46,7 +43,6 @@ KEPT_PARTS = 4
 Span = tuple[int, int]
 Region = tuple[Span, Span]
 """((top, bottom), (left, right)) in pixels of the image."""
-T = TypeVar("T")
 
 
 # ---- rate curves -----------------------------------------------------------------------------
@@ -271,31 +267,77 @@ class Session:
         target: Target,
         scale: int | None = None,
         *,
+        effort: str = "fast",
         with_ssim: bool = True,
         report: Report = no_report,
     ) -> Step:
         """Code the whole image to a target, as `codec.encode` does; scale None: the better one.
 
+        effort: "fast" or "best".
+
         Raises RateError for what can't be reached.
         """
         started = time.perf_counter()
+        share = 0.8 if effort == "fast" else 0.1
         scales = self.scales if scale is None else (scale,)
         if scale is None and target.kind == "level":
             scales = scales[:1]
         candidates, failures = [], []
         for index, one in enumerate(scales):
-            first, last = 0.8 * index / len(scales), 0.8 * (index + 1) / len(scales)
+            first, last = share * index / len(scales), share * (index + 1) / len(scales)
             middle = (first + last) / 2
             try:
                 prepared = self.prepare(one, None, _part(report, first, middle))
                 candidates.append(meet_target(prepared, target, _part(report, middle, last)))
-            except HyperThumbError as error:
+            except (RateError, ImageError) as error:
                 failures.append(error)
         if not candidates:
-            raise failures[-1]  # of the largest scale, which reaches the smallest files
+            # The largest scale reaches the smallest files, the smallest scale the best quality.
+            raise failures[0 if target.kind == "psnr" else -1]
         best = best_of(candidates, target)
+        if effort == "best":
+            best = improve(best, target, math.inf, _part(report, share, 0.9))
         seconds = time.perf_counter() - started
-        return self._step(best.prepared, best.coding, None, seconds, with_ssim, _part(report, 0.8, 1.0))
+        return self._step(best.prepared, best.coding, None, seconds, with_ssim, _part(report, 0.9, 1.0))
+
+    def reopen(self, data: bytes, *, report: Report = no_report) -> Step:
+        """The step that a thumbnail file of this very image stands for.
+
+        Raises ThumbnailError or ModelError; ImageError for a file of another image.
+        """
+        about = info(data)
+        if about.shape != self.shape or about.format.gray != self.format.gray:
+            raise ImageError(f"the thumbnail is of an image of {about.shape[1]}x{about.shape[0]} pixels")
+        started = time.perf_counter()
+        decoded = decode(data, device=str(self.device), progress=_part(report, 0.0, 0.9))
+        thumbnail = Thumbnail(
+            data=data,
+            scale=about.scale,
+            shape=self.array.shape,
+            level=math.nan,
+            tables=about.tables,
+            model=f"{about.model}-{about.digest}",
+        )
+        return Step(
+            thumbnail=thumbnail,
+            original=self.array,
+            image=decoded,
+            region=_whole(self.shape),
+            whole=True,
+            format=self.format,
+            psnr=psnr(self.array, decoded, peak(self.format)),
+            ssim=None,
+            encode_s=0.0,
+            decode_s=time.perf_counter() - started,
+        )
+
+    def compare(self, step: Step, codecs: Sequence[Codec], *, report: Report = no_report) -> list[Coded]:
+        """A step of the whole image, and every codec at no more than its bytes: 8-bit, with SSIM.
+
+        `as_original` turns their images back into the image's own values.
+        """
+        original, decoded = (as_eight_bit(array, self.format) for array in (step.original, step.image))
+        return compare(original, step.thumbnail, decoded, codecs=codecs, with_ssim=True, progress=report)
 
     def _step(
         self,
@@ -346,7 +388,7 @@ class Session:
     @property
     def sampled(self) -> bool:
         """Whether curves are measured on patches instead of the whole image."""
-        return self.shape[0] * self.shape[1] > SAMPLE_PIXELS
+        return bool(self.shape[0] * self.shape[1] > SAMPLE_PIXELS)
 
     def sample(self) -> Array:
         """The image, or patches spread over a large one side by side."""
@@ -378,9 +420,13 @@ class Session:
         curves: dict[int, RateCurve] = {}
         steps = len(scales) * len(CALIBRATION_LEVELS)
         done = 0
+
+        def alive(fraction: float) -> None:
+            report(done / steps)
+
         for scale in scales:
             points = []
-            for point in self.own_points(scale, report=lambda fraction: report(done / steps)):
+            for point in self.own_points(scale, report=alive):
                 points.append(point)
                 done += 1
                 report(done / steps)

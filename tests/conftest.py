@@ -71,3 +71,11 @@ def photo() -> np.ndarray:
     picture = make_photo(96, 130)
     picture.setflags(write=False)
     return picture
+
+
+@pytest.fixture
+def tiny_weights(model_paths: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny models in place of the bundled ones."""
+    names = {scale: str(path.with_suffix("")) for scale, path in model_paths.items()}
+    for module in ("codec", "session"):
+        monkeypatch.setattr(f"napari_hyperthumb.{module}.BUNDLED", names)

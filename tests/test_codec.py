@@ -191,8 +191,7 @@ def test_auto_scale_takes_the_smaller_error(photo, as_bundled, models):
 
 def test_auto_scale_takes_the_one_that_can_reach_the_target(photo, as_bundled, models):
     smallest = [
-        len(PreparedImage(*check_image(photo), models[scale], CPU).code(COARSEST).data)
-        for scale in (2, 4)
+        len(PreparedImage(*check_image(photo), models[scale], CPU).code(COARSEST).data) for scale in (2, 4)
     ]
     few = sum(smallest) // 2
     assert encode(photo, nbytes=few).scale == 4

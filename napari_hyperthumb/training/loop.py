@@ -363,12 +363,12 @@ class Trainer:
             return
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend)
+        # Kept, so that it is freed from Python, which then lets other threads run. Freed by the wrapped
+        # networks it would wait, with the interpreter locked, for a thread that may need the interpreter.
+        self._group = torch.distributed.group.WORLD
         try:
             ids = [self.device.index] if self.device.type == "cuda" else None
             yield nn.parallel.DistributedDataParallel(self.net, device_ids=ids)
-            # Leave together, and not at once: a gloo group that is freed while its thread still lets go
-            # of the last collective's tensor waits for that thread for ever (torch 2.13).
-            torch.distributed.barrier(device_ids=ids)
         finally:
             torch.distributed.destroy_process_group()
 

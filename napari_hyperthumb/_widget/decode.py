@@ -1,0 +1,285 @@
+"""The decode widget: a thumbnail on screen or on disk, and the image that it holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image
+from napari.viewer import Viewer
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from .._napari import thumbnail_layer
+from ..errors import HyperThumbError, ModelError, NotAThumbnailError, ThumbnailError
+from ..files import THUMBNAIL_SUFFIX, bare_name
+from . import preferences
+from .controls import Facts, LayerBox, Status, notify, scrolling
+from .jobs import Report, Runner
+from .layers import KEY, show
+from .sources import visible_region
+from .texts import human_bytes, human_seconds
+
+if TYPE_CHECKING:
+    from ..codec import Info
+
+FACTS = ("File", "Image", "Thumbnail", "Rate", "Values", "Weights", "Changes")
+JPEGS = (".jpg", ".jpeg")
+
+
+def may_be_thumbnail(layer: Image) -> bool:
+    """A layer of ours that has its file with it, or one that napari opened from a JPEG."""
+    known = layer.metadata.get(KEY, {})
+    if known.get("kind") == "thumbnail":
+        return bool(known.get("whole"))
+    return KEY not in layer.metadata and str(layer.source.path or "").lower().endswith(JPEGS)
+
+
+def file_of(layer: Image) -> bytes:
+    """The bytes of the file behind a layer. Raises ThumbnailError."""
+    data = layer.metadata.get(KEY, {}).get("data")
+    if data is not None:
+        return bytes(data)
+    try:
+        return Path(str(layer.source.path)).read_bytes()
+    except OSError as error:
+        raise ThumbnailError(f"{layer.source.path}: can't be read: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a file says about itself; `info` is None for a JPEG without our metadata."""
+
+    data: bytes = field(repr=False)
+    info: Info | None
+
+
+def describe(data: bytes) -> Described:
+    """What a file says. Raises ThumbnailError for anything but a JPEG."""
+    from ..codec import info
+
+    try:
+        return Described(data, info(data))
+    except NotAThumbnailError:
+        return Described(data, None)
+
+
+def hr_region(
+    lr: tuple[tuple[int, int], tuple[int, int]], scale: int, shape: tuple[int, int]
+) -> tuple[slice, slice]:
+    """The part of the image behind a part of its thumbnail."""
+    rows, columns = (
+        slice(start * scale, min(stop * scale, side)) for (start, stop), side in zip(lr, shape, strict=True)
+    )
+    return rows, columns
+
+
+class DecodeWidget(QWidget):
+    """Shows what a thumbnail says, and reconstructs its image as a layer that lies over it."""
+
+    def __init__(self, napari_viewer: Viewer, *, runner: Runner | None = None) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self._runner = runner or Runner(changed=self._busy_changed)
+        self._described: Described | None = None
+        self._build()
+        self.layer_box.changed.connect(self._layer_changed)
+        self.open_button.clicked.connect(self._ask_and_open)
+        self.decode_button.clicked.connect(self._decode)
+        self.cancel_button.clicked.connect(self._cancel)
+        self.destroyed.connect(self._runner.close)
+        self._layer_changed()
+
+    def _build(self) -> None:
+        self.layer_box = LayerBox(self.viewer, may_be_thumbnail)
+        self.open_button = QPushButton("Open file…")
+        self.scale_box = QComboBox()
+        self.scale_box.addItem("2", 2)
+        self.scale_box.addItem("4", 4)
+        self.scale_box.setToolTip("The file has lost its metadata: say how many times smaller it was made")
+        self.part_box = QComboBox()
+        self.part_box.addItems(["whole image", "part on screen"])
+        self.any_box = QCheckBox("With other weights, at a loss of quality")
+        self.any_box.setToolTip("The file names weights that aren't installed: decode with the bundled ones")
+        self.decode_button = QPushButton("Decode")
+        self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setEnabled(False)
+        self.facts = Facts(FACTS, columns=1)
+        self.status = Status()
+        self.form = QFormLayout()
+        self.form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.form.addRow("Thumbnail", self.layer_box)
+        self.form.addRow("", self.open_button)
+        self.form.addRow("Scale", self.scale_box)
+        self.form.addRow("Decode", self.part_box)
+        self.form.addRow("", self.any_box)
+        self.form.setRowVisible(self.scale_box, False)
+        self.form.setRowVisible(self.any_box, False)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.decode_button)
+        buttons.addWidget(self.cancel_button)
+        inside = QWidget()
+        layout = QVBoxLayout(inside)
+        layout.addLayout(self.form)
+        layout.addLayout(buttons)
+        layout.addWidget(self.status)
+        layout.addWidget(self.facts)
+        layout.addStretch(1)
+        scrolling(inside, self)
+
+    def detach(self) -> None:
+        """Follow the viewer no longer, and stop what runs."""
+        self._runner.close()
+        self.layer_box.detach()
+
+    # ---- choosing ----------------------------------------------------------------------------
+
+    def _layer_changed(self) -> None:
+        self._runner.cancel()
+        self._described = None
+        self.facts.clear()
+        self.form.setRowVisible(self.scale_box, False)
+        self.form.setRowVisible(self.any_box, False)
+        layer = self.layer_box.layer
+        self.decode_button.setEnabled(layer is not None)
+        if layer is None:
+            self.status.say("Open a thumbnail: the button above, or drop a .ht.jpg onto the canvas")
+            return
+        self.status.busy("Reading the file")
+        self._runner.submit(lambda report: describe(file_of(layer)), self._show_described, self._failed)
+
+    def _ask_and_open(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(
+            self, "Open thumbnail", "", "HyperThumb thumbnails and JPEG (*.ht.jpg *.jpg *.jpeg)"
+        )
+        if path:
+            self.open(path)
+
+    def open(self, path: str) -> None:
+        """Show a file's thumbnail as a layer and choose it."""
+
+        def work(report: Report) -> Described:
+            try:
+                return describe(Path(path).read_bytes())
+            except OSError as error:
+                raise ThumbnailError(f"{path}: can't be read: {error.strerror or error}") from error
+
+        def done(described: Described) -> None:
+            scale = described.info.scale if described.info else 1
+            name = f"{bare_name(Path(path))} thumbnail"
+            pixels, options, _ = thumbnail_layer(described.data, name, scale)
+            self.layer_box.choose(self.viewer.add_image(pixels, **options))
+
+        self.status.busy("Reading the file")
+        self._runner.submit(work, done, self._failed)
+
+    def _show_described(self, described: Described) -> None:
+        self._described = described
+        about = described.info
+        self.form.setRowVisible(self.scale_box, about is None)
+        self.status.say("")
+        if about is None:
+            self.facts.clear()
+            self.facts.set(File=human_bytes(len(described.data)))
+            self.facts.set(
+                Changes="no metadata: an ordinary JPEG, or a thumbnail that lost it. Choose its scale"
+            )
+            return
+        low, high = about.format.range
+        kind = "gray" if about.format.gray else "RGB"
+        self.facts.set(
+            File=human_bytes(about.nbytes),
+            Image=f"{about.shape[1]} × {about.shape[0]} pixels, {kind}",
+            Thumbnail=f"{about.lr_size[1]} × {about.lr_size[0]} pixels, {about.scale} times smaller",
+            Rate=f"{about.bpp:.3f} bits per pixel",
+            Values=f"{about.format.dtype}, {low:g} to {high:g}",
+            Weights=f"{about.model} ({about.digest[:8]})",
+            Changes="; ".join(about.lost) or "none since it was made",
+        )
+
+    # ---- decoding ----------------------------------------------------------------------------
+
+    def _decode(self) -> None:
+        layer, described = self.layer_box.layer, self._described
+        if layer is None or described is None:
+            notify(HyperThumbError("choose a thumbnail first"))
+            return
+        scale = described.info.scale if described.info else int(self.scale_box.currentData())
+        options: dict[str, Any] = {"device": preferences.get("device"), "any_model": self.any_box.isChecked()}
+        if described.info is None:
+            options["scale"] = scale
+        lr_shape = (layer.data.shape[0], layer.data.shape[1])
+        shape = described.info.shape if described.info else (lr_shape[0] * scale, lr_shape[1] * scale)
+        offset = (0.0, 0.0)
+        if self.part_box.currentIndex() == 1:
+            region = hr_region(visible_region(layer, lr_shape), scale, shape)
+            options["region"] = region
+            offset = (region[0].start / scale, region[1].start / scale)
+        data = described.data
+
+        def work(report: Report) -> tuple[Any, float]:
+            from time import perf_counter
+
+            from ..codec import decode
+
+            started = perf_counter()
+            return decode(data, progress=report, **options), perf_counter() - started
+
+        def done(result: tuple[Any, float]) -> None:
+            self._show_image(layer, described, result[0], scale, offset, result[1])
+
+        self.status.busy("Decoding")
+        self._runner.submit(work, done, self._failed, self.status.progress)
+
+    def _show_image(
+        self,
+        layer: Image,
+        described: Described,
+        image: Any,
+        scale: int,
+        offset: tuple[float, float],
+        seconds: float,
+    ) -> None:
+        if layer not in self.viewer.layers:
+            self.status.say("The thumbnail was removed while it was being decoded")
+            return
+        name = layer.name.removesuffix(" thumbnail").removesuffix(THUMBNAIL_SUFFIX[:3])
+        low, high = described.info.format.range if described.info else (0.0, 255.0)
+        show(
+            self.viewer,
+            layer,
+            f"{name} reconstruction",
+            image,
+            scale=1 / scale,
+            offset=offset,
+            rgb=image.ndim == 3,
+            contrast_limits=(low, high if high > low else math.nextafter(low, math.inf) + 1),
+            metadata={"kind": "decoded"},
+        )
+        layer.visible = False
+        self.status.say(f"{image.shape[1]} × {image.shape[0]} pixels in {human_seconds(seconds)}")
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, ModelError):
+            self.form.setRowVisible(self.any_box, True)
+            error = ModelError(f"{str(error).split(': give')[0]}: install those weights, or tick the box")
+        self.status.say(notify(error))
+
+    def _cancel(self) -> None:
+        self._runner.cancel()
+        self.status.say("Cancelled")
+
+    def _busy_changed(self, busy: bool) -> None:
+        self.cancel_button.setEnabled(busy)
+        if not busy:
+            self.status.bar.setValue(0)

@@ -1,0 +1,663 @@
+"""The widgets as a user drives them, in a viewer on a (virtual) screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+pytest.importorskip("qtpy.QtWidgets")
+
+from napari.utils.notifications import notification_manager
+from napari_fixtures import needs_screen, small_photo, until
+from PIL import Image as Pillow
+
+from napari_hyperthumb import HyperThumbWarning, ModelError, encode, load_model
+from napari_hyperthumb._widget.swipe import Swipe
+from napari_hyperthumb.checkpoint import Model
+from napari_hyperthumb.session import Session
+
+pytestmark = [needs_screen, pytest.mark.usefixtures("tiny_weights")]
+
+
+@pytest.fixture
+def viewer(make_napari_viewer: Callable[..., Any]) -> Any:
+    return make_napari_viewer()
+
+
+@pytest.fixture
+def open_widget(viewer: Any) -> Iterator[Callable[[str], Any]]:
+    """Opens a widget by its name in the manifest."""
+    opened = []
+
+    def open_one(name: str) -> Any:
+        _, widget = viewer.window.add_plugin_dock_widget("napari-hyperthumb", name)
+        opened.append(widget)
+        return widget
+
+    yield open_one
+    for widget in opened:
+        widget.detach()
+
+
+@pytest.fixture
+def told() -> list[str]:
+    """What napari's notifications say."""
+    return _Told()
+
+
+class _Told(list):  # type: ignore[type-arg]
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = len(notification_manager.records)
+
+    def text(self) -> str:
+        return " | ".join(str(r.message) for r in notification_manager.records[self.before :])
+
+
+def names(viewer: Any) -> list[str]:
+    return [layer.name for layer in viewer.layers]
+
+
+def idle(widget: Any) -> None:
+    until(lambda: not widget._runner.busy)
+
+
+def whole(widget: Any) -> bool:
+    return widget._shown is not None and widget._shown.step.whole
+
+
+# ---- encode ----------------------------------------------------------------------------------
+
+
+def test_the_image_box_follows_the_layer_list(viewer: Any, open_widget: Any) -> None:
+    widget = open_widget("Encode")
+    box = widget.layer_box
+    assert box.layer is None
+    assert not widget.encode_button.isEnabled()
+    first = viewer.add_image(small_photo(), rgb=True, name="first")
+    assert box.layer is first
+    viewer.add_image(small_photo(), rgb=True, name="second")
+    viewer.add_labels(np.zeros((8, 8), int))
+    assert box.layer is first
+    assert [box.itemText(i) for i in range(box.count())] == ["first", "second"]
+    first.name = "renamed"
+    assert box.itemText(0) == "renamed"
+    viewer.layers.remove(first)
+    assert box.layer.name == "second"
+    viewer.layers.clear()
+    assert box.layer is None
+    assert "Open" in widget.status.line.text()
+
+
+def test_dragging_previews_and_letting_go_codes_the_whole_image(viewer: Any, open_widget: Any) -> None:
+    source = viewer.add_image(small_photo(), rgb=True, name="photo")
+    widget = open_widget("Encode")
+    slider = widget.slider.slider
+    slider.setSliderDown(True)
+    for position in (400, 500, 600):
+        slider.setValue(position)
+    until(lambda: widget._shown is not None)
+    idle(widget)
+    assert names(viewer) == ["photo", "photo thumbnail", "photo reconstruction", "photo error"]
+    layers = list(viewer.layers)
+    slider.setSliderDown(False)
+    until(lambda: whole(widget))
+    idle(widget)
+    assert list(viewer.layers) == layers
+    assert [layer.visible for layer in layers] == [True, False, True, False]
+    assert source.data is layers[0].data
+    assert layers[1].data.shape[0] in (32, 16)
+    np.testing.assert_array_equal(layers[1].scale, (64 / layers[1].data.shape[0],) * 2)
+    assert widget.facts.text("Rate").endswith("bpp")
+    assert widget.facts.text("SSIM") != "–"
+    assert widget.save_button.isEnabled()
+    until(lambda: not widget._background.busy)
+    assert {"JPEG", "WebP"} <= set(widget.curve_plot.rivals)
+    assert widget.tables_plot.tables is not None
+    before = widget._shown.step.thumbnail.nbytes
+    slider.setValue(1000)  # the keyboard: moves without a drag
+    until(lambda: widget._shown.step.thumbnail.nbytes != before and whole(widget))
+    assert list(viewer.layers) == layers
+
+
+def test_the_numbers_beside_the_slider_follow_it(viewer: Any, open_widget: Any) -> None:
+    viewer.add_image(np.zeros((1000, 1000, 3), np.uint8), rgb=True)
+    widget = open_widget("Encode")
+    widget.live_box.setChecked(False)
+    widget.slider.box.setValue(0.8)
+    assert "100 kB" in widget.estimate.text()
+    assert "30 times smaller" in widget.estimate.text()
+    assert not widget._runner.busy
+
+
+@pytest.mark.parametrize(("target", "check"), [(1, "bytes"), (2, "psnr")])
+def test_targets_are_met_saved_and_reopened(
+    viewer: Any, open_widget: Any, tmp_path: Path, target: int, check: str
+) -> None:
+    viewer.add_image(small_photo(), rgb=True, name="photo")
+    widget = open_widget("Encode")
+    widget.target_box.setCurrentIndex(target)
+    widget.bytes_box.setValue(2.0)
+    widget.psnr_box.setValue(10)
+    widget.encode_button.click()
+    assert widget.cancel_button.isEnabled()
+    until(lambda: whole(widget))
+    idle(widget)
+    assert not widget.cancel_button.isEnabled()
+    step = widget._shown.step
+    assert step.thumbnail.nbytes <= 2000 if check == "bytes" else step.psnr >= 10
+    widget.save(str(tmp_path / "photo"))
+    saved = tmp_path / "photo.ht.jpg"
+    assert saved.read_bytes() == step.thumbnail.data
+    assert "Saved" in widget.status.line.text()
+    viewer.layers.clear()
+    viewer.open(saved, plugin="napari-hyperthumb")
+    assert names(viewer) == ["photo thumbnail", "photo reconstruction"]
+    np.testing.assert_array_equal(viewer.layers[1].data, step.image)
+
+
+def test_saving_where_nothing_can_be_written_is_told(
+    viewer: Any, open_widget: Any, tmp_path: Path, told: _Told
+) -> None:
+    viewer.add_image(small_photo(), rgb=True)
+    widget = open_widget("Encode")
+    widget.save(str(tmp_path / "a.jpg"))
+    assert "Encode the whole image first" in told.text()
+    widget.slider.box.setValue(0.5)
+    until(lambda: whole(widget))
+    widget.save(str(tmp_path / "missing" / "a.ht.jpg"))
+    assert "can't be written" in told.text()
+
+
+def slow(report: Any, started: list[float]) -> None:
+    """Works for as long as nobody stops it."""
+    started.append(time.monotonic())
+    while time.monotonic() - started[0] < 20:
+        time.sleep(0.01)
+        report(0.5)
+
+
+@pytest.fixture
+def slow_session(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    started: list[float] = []
+    monkeypatch.setattr(Session, "calibrate", lambda self, scales=None, report=None: slow(report, started))
+    return started
+
+
+def test_cancel_stops_the_work(viewer: Any, open_widget: Any, slow_session: list[float]) -> None:
+    viewer.add_image(small_photo(), rgb=True)
+    widget = open_widget("Encode")
+    widget.encode_button.click()
+    until(lambda: slow_session)
+    widget.cancel_button.click()
+    until(lambda: not widget._runner.busy, 5)
+    assert widget.status.line.text() == "Cancelled"
+    assert len(viewer.layers) == 1
+
+
+def test_a_layer_removed_while_it_is_coded(viewer: Any, open_widget: Any, slow_session: list[float]) -> None:
+    layer = viewer.add_image(small_photo(), rgb=True)
+    widget = open_widget("Encode")
+    widget.encode_button.click()
+    until(lambda: slow_session)
+    viewer.layers.remove(layer)
+    until(lambda: not widget._runner.busy, 5)
+    assert len(viewer.layers) == 0
+
+
+def test_results_for_a_removed_layer_are_dropped(viewer: Any, open_widget: Any) -> None:
+    layer = viewer.add_image(small_photo(), rgb=True)
+    widget = open_widget("Encode")
+    widget.slider.box.setValue(0.5)
+    until(lambda: whole(widget))
+    result = widget._shown
+    viewer.layers.clear()
+    widget.show_result(result)
+    assert len(viewer.layers) == 0
+    assert "removed" in widget.status.line.text()
+    assert layer not in viewer.layers
+
+
+def test_the_viewer_is_closed_while_an_image_is_coded(
+    make_napari_viewer: Any, slow_session: list[float]
+) -> None:
+    viewer = make_napari_viewer()
+    viewer.add_image(small_photo(), rgb=True)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-hyperthumb", "Encode")
+    widget.encode_button.click()
+    until(lambda: slow_session)
+    runner = widget._runner
+    viewer.close()
+    until(lambda: not runner.busy, 10)
+
+
+KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "gray": (small_photo()[..., 0], {}),
+    "uint16": (small_photo()[..., 0].astype(np.uint16) * 200, {"contrast_limits": (1000, 30000)}),
+    "float": (small_photo()[..., 0] / 255 - 0.5, {}),
+    "float colour": (small_photo() / np.float32(255), {"rgb": True}),
+    "rgba": (np.dstack([small_photo(), np.full((64, 96), 128, np.uint8)]), {"rgb": True}),
+    "stack": (np.stack([small_photo()[..., 0]] * 3), {"scale": (3, 0.5, 0.5), "units": ("um",) * 3}),
+    "multiscale": ([small_photo()[..., 0], small_photo()[::2, ::2, 0]], {"multiscale": True}),
+    "rotated": (small_photo(), {"rgb": True, "rotate": 30, "scale": (0.2, 0.2), "units": ("um", "um")}),
+    "tiny": (small_photo()[:1, :1], {"rgb": True}),
+    "odd": (small_photo()[:37, :53, 0], {"colormap": "green", "gamma": 0.7}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_of_every_kind(viewer: Any, open_widget: Any, kind: str) -> None:
+    data, options = KINDS[kind]
+    source = viewer.add_image(data, name="it", **options)
+    if kind == "stack":
+        viewer.dims.set_current_step(0, 2)
+    widget = open_widget("Encode")
+    widget.slider.box.setValue(0.7)
+    until(lambda: whole(widget))
+    idle(widget)
+    result = viewer.layers["it reconstruction"]
+    full = data[0] if kind == "multiscale" else data
+    assert result.data.shape[-2 - result.rgb :][:2] == full.shape[-2 - source.rgb :][:2]
+    assert result.units == source.units
+    assert result.dtype == source.dtype
+    if not source.rgb:
+        assert result.contrast_limits == source.contrast_limits
+        assert result.colormap.name == source.colormap.name
+    if kind == "stack":
+        assert result.data_to_world((0, 5, 6)) == source.data_to_world((2, 5, 6))
+    else:
+        np.testing.assert_allclose(result.data_to_world((5, 6)), source.data_to_world((5, 6)))
+    if kind == "rgba":
+        assert "alpha" in widget.status.line.text()
+
+
+def test_a_lazy_stack_is_coded(viewer: Any, open_widget: Any) -> None:
+    da = pytest.importorskip("dask.array")
+    viewer.add_image(da.from_array(np.stack([small_photo()[..., 0]] * 2), chunks=(1, 32, 32)), name="lazy")
+    widget = open_widget("Encode")
+    widget.slider.box.setValue(0.7)
+    until(lambda: whole(widget))
+    assert viewer.layers["lazy reconstruction"].data.shape == (1, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (np.full((32, 32), np.nan, np.float32), "nan_to_num"),
+        (np.zeros((32, 32), bool), "mask"),
+    ],
+)
+def test_what_cannot_be_coded_is_told(
+    viewer: Any, open_widget: Any, told: _Told, data: np.ndarray, says: str
+) -> None:
+    viewer.add_image(data, contrast_limits=(0, 1))
+    widget = open_widget("Encode")
+    widget.encode_button.click()
+    until(lambda: told.text())
+    idle(widget)
+    assert says in told.text()
+    assert says in widget.status.line.text()
+
+
+def test_a_volume_on_screen_is_told(viewer: Any, open_widget: Any, told: _Told) -> None:
+    viewer.add_image(np.zeros((4, 16, 16), np.uint8))
+    widget = open_widget("Encode")
+    viewer.dims.ndisplay = 3
+    widget.encode_button.click()
+    assert "2D" in told.text()
+
+
+def test_the_device_is_remembered(viewer: Any, open_widget: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from napari_hyperthumb._widget import preferences
+
+    kept = {"device": "auto"}
+    monkeypatch.setattr(preferences, "get", kept.__getitem__)
+    monkeypatch.setattr(preferences, "set_", kept.__setitem__)
+    open_widget("Encode").device_box.setCurrentIndex(1)
+    assert kept["device"] == "cpu"
+    assert open_widget("Encode").device_box.currentData() == "cpu"
+
+
+def test_the_error_can_be_signed_and_plots_follow_the_theme(viewer: Any, open_widget: Any) -> None:
+    viewer.add_image(small_photo(), rgb=True, name="photo")
+    widget = open_widget("Encode")
+    widget.slider.box.setValue(0.5)
+    until(lambda: whole(widget))
+    layer = viewer.layers["photo error"]
+    widget.error_box.setCurrentIndex(1)
+    assert layer.data.min() < 0
+    dark = widget.curve_plot.figure.get_facecolor()
+    viewer.theme = "light"
+    assert widget.curve_plot.figure.get_facecolor() != dark
+
+
+def test_another_picture_starts_afresh(viewer: Any, open_widget: Any) -> None:
+    viewer.add_image(small_photo(), rgb=True, name="a")
+    other = viewer.add_image(small_photo()[::-1], rgb=True, name="b")
+    widget = open_widget("Encode")
+    widget.slider.box.setValue(0.5)
+    until(lambda: whole(widget))
+    widget.layer_box.choose(other if widget.layer_box.layer is not other else viewer.layers["a"])
+    assert widget._shown is None
+    assert not widget.save_button.isEnabled()
+    assert widget.facts.text("PSNR") == "–"
+    assert widget.curve_plot.curves == {}
+
+
+# ---- decode ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def thumbnail_file(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.ht.jpg"
+    encode(small_photo(), level=0.0, scale=2, device="cpu").save(path)
+    return path
+
+
+def test_a_thumbnail_layer_is_described_and_decoded(
+    viewer: Any, open_widget: Any, thumbnail_file: Path
+) -> None:
+    viewer.open(thumbnail_file, plugin="napari")  # as any JPEG
+    layer = viewer.layers[0]
+    widget = open_widget("Decode")
+    until(lambda: widget._described is not None)
+    assert "96 × 64" in widget.facts.text("Image")
+    assert widget.facts.text("Weights").startswith("tiny-x2")
+    assert not widget.form.isRowVisible(widget.scale_box)
+    widget.decode_button.click()
+    until(lambda: len(viewer.layers) == 2)
+    result = viewer.layers[1]
+    assert result.data.shape == (64, 96, 3)
+    np.testing.assert_allclose(result.data_to_world((-0.5, -0.5)), layer.data_to_world((-0.5, -0.5)))
+    np.testing.assert_allclose(result.data_to_world((63.5, 95.5)), layer.data_to_world((31.5, 47.5)))
+    assert not layer.visible
+    widget.decode_button.click()
+    idle(widget)
+    assert len(viewer.layers) == 2  # used again
+
+
+def test_only_the_part_on_screen_is_decoded(viewer: Any, open_widget: Any, thumbnail_file: Path) -> None:
+    viewer.open(thumbnail_file, plugin="napari-hyperthumb")
+    small, large = viewer.layers
+    complete = large.data.copy()
+    viewer.layers.remove(large)
+    small.visible = True
+    widget = open_widget("Decode")
+    until(lambda: widget._described is not None)
+    small.corner_pixels = np.array([[4, 8], [19, 31]])
+    widget.part_box.setCurrentIndex(1)
+    widget.decode_button.click()
+    until(lambda: len(viewer.layers) == 2)
+    part = viewer.layers[1]
+    np.testing.assert_array_equal(part.data, complete[8:40, 16:64])
+    np.testing.assert_allclose(part.data_to_world((0, 0)), (8, 16))
+
+
+def test_a_file_is_opened_from_the_widget(
+    viewer: Any, open_widget: Any, thumbnail_file: Path, told: _Told
+) -> None:
+    widget = open_widget("Decode")
+    assert not widget.decode_button.isEnabled()
+    widget.open(str(thumbnail_file))
+    until(lambda: widget._described is not None)
+    assert names(viewer) == ["photo thumbnail"]
+    widget.open(str(thumbnail_file.with_name("missing.ht.jpg")))
+    until(told.text)
+    assert "can't be read" in told.text()
+
+
+@pytest.mark.filterwarnings("ignore::napari_hyperthumb.errors.HyperThumbWarning")
+def test_a_stripped_file_asks_for_its_scale(viewer: Any, open_widget: Any, thumbnail_file: Path) -> None:
+    stripped = thumbnail_file.with_name("stripped.jpg")
+    with Pillow.open(thumbnail_file) as image:
+        image.info.pop("xmp", None)
+        image.save(stripped, quality="keep", xmp=b"")
+    viewer.open(stripped, plugin="napari")
+    widget = open_widget("Decode")
+    until(lambda: widget._described is not None)
+    assert widget.form.isRowVisible(widget.scale_box)
+    assert "no metadata" in widget.facts.text("Changes")
+    widget.scale_box.setCurrentIndex(0)
+    widget.decode_button.click()
+    until(lambda: len(viewer.layers) == 2)
+    assert viewer.layers[1].data.shape == (64, 96, 3)
+
+
+@pytest.mark.filterwarnings("ignore::napari_hyperthumb.errors.HyperThumbWarning")
+def test_other_weights_need_a_tick(
+    viewer: Any, open_widget: Any, tmp_path: Path, other_model: Model, told: _Told
+) -> None:
+    path = tmp_path / "other.ht.jpg"
+    encode(small_photo(), level=0.0, model=other_model, device="cpu").save(path)
+    with pytest.raises(ModelError):
+        viewer.open(path, plugin="napari-hyperthumb")
+    widget = open_widget("Decode")
+    widget.open(str(path))
+    until(lambda: widget._described is not None)
+    widget.decode_button.click()
+    until(told.text)
+    assert "tick the box" in told.text()
+    widget.any_box.setChecked(True)
+    widget.decode_button.click()
+    until(lambda: len(viewer.layers) == 2)
+
+
+# ---- compare ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compared(viewer: Any, open_widget: Any) -> Any:
+    viewer.add_image(small_photo(), rgb=True, name="photo")
+    widget = open_widget("Compare")
+    widget.rate_box.setValue(3)
+    for name, box in widget.codec_boxes.items():
+        box.setChecked(name in ("JPEG", "WebP"))
+    widget.compare_button.click()
+    until(lambda: widget._comparison is not None)
+    until(lambda: widget._scores)
+    return widget
+
+
+def test_codecs_are_compared_at_equal_bytes(viewer: Any, compared: Any) -> None:
+    assert names(viewer) == ["photo", "photo reconstruction", "photo JPEG", "photo WebP"]
+    table = compared.table
+    assert [table.item(row, 0).text() for row in range(3)][1:] == ["JPEG", "WebP"]
+    for row in range(3):
+        nbytes = int(table.item(row, 1).text().split(" ")[0].replace(",", ""))
+        assert nbytes <= compared._comparison.rows[0].nbytes or "larger" in table.item(row, 1).text()
+        assert float(table.item(row, 4).text()) > 5
+    compared.compare_button.click()
+    idle(compared)
+    assert len(viewer.layers) == 4  # used again
+
+
+def test_metrics_follow_the_view(viewer: Any, compared: Any) -> None:
+    before = compared.table.item(0, 4).text()
+    compared.plane_corners = None
+    compared._comparison.plane.layer.corner_pixels = np.array([[0, 0], [15, 15]])
+    compared._measure()
+    until(lambda: compared.table.item(0, 4).text() != before)
+
+
+def test_the_grid_shows_all_and_one_shows_one(viewer: Any, compared: Any) -> None:
+    compared.mode_buttons.button(1).click()
+    assert viewer.canvas.grid.enabled
+    assert all(layer.visible for layer in viewer.layers)
+    compared.mode_buttons.button(0).click()
+    assert not viewer.canvas.grid.enabled
+    assert [layer.visible for layer in viewer.layers] == [True, False, False, False]
+
+
+def test_blinking_changes_between_the_two(viewer: Any, compared: Any) -> None:
+    compared.b_box.setCurrentIndex(2)
+    for visible in ("photo JPEG", "photo"):
+        viewer.window._qt_viewer.canvas.native.setFocus()
+        compared.blink_button.click()
+        assert [layer.name for layer in viewer.layers if layer.visible] == [visible]
+    key = next(k for k in viewer.keymap if str(k).upper() == "K")
+    viewer.keymap[key](viewer)
+    assert [layer.name for layer in viewer.layers if layer.visible] == ["photo JPEG"]
+
+
+def drag(viewer: Any, columns: list[float]) -> None:
+    """A mouse drag across the canvas, from column to column of the data."""
+    event = SimpleNamespace(type="mouse_press", position=(10.0, columns[0]))
+    ours = [c for c in viewer.mouse_drag_callbacks if isinstance(getattr(c, "__self__", None), Swipe)]
+    assert ours
+    callbacks = [callback(viewer, event) for callback in ours]
+    for callback in callbacks:
+        next(callback, None)
+    for column in columns[1:]:
+        event.type, event.position = "mouse_move", (10.0, column)
+        for callback in callbacks:
+            next(callback, None)
+    event.type = "mouse_release"
+    for callback in callbacks:
+        next(callback, None)
+
+
+def test_the_swipe_is_dragged_across_the_canvas(viewer: Any, compared: Any) -> None:
+    compared.mode_buttons.button(2).click()
+    swipe = compared._swipe
+    assert swipe.active
+    assert names(viewer)[-2:] == ["swipe: right side", "swipe: line"]
+    start = swipe.column
+    drag(viewer, [start - 0.5, start + 10, start + 20])
+    assert swipe.column == pytest.approx(start + 20, abs=1)
+    right = viewer.layers["swipe: right side"]
+    assert right.data.shape[1] == 96 - swipe.column
+    assert right.data_to_world((0, 0))[1] == swipe.column
+    assert compared.swipe_slider.value() == round(1000 * swipe.column / 96)
+    drag(viewer, [2, 50])  # not near the line
+    assert swipe.column == pytest.approx(start + 20, abs=1)
+    compared.swipe_slider.setValue(0)
+    assert swipe.column == 0
+    compared.swipe_slider.setValue(1000)
+    assert swipe.column == 95
+    compared.b_box.setCurrentIndex(3)
+    assert swipe.active
+    compared.blink()
+    assert not viewer.layers["swipe: right side"].visible
+    compared.mode_buttons.button(0).click()
+    assert not swipe.active
+    assert len(viewer.layers) == 4
+    assert swipe._drag not in viewer.mouse_drag_callbacks
+
+
+def test_the_camera_does_not_pan_beside_the_line(viewer: Any, compared: Any) -> None:
+    compared.mode_buttons.button(2).click()
+    near, far = compared._swipe.column, compared._swipe.column - 40
+    for column, pans in ((near, False), (far, True)):
+        compared._swipe._hover(viewer, SimpleNamespace(position=(5.0, float(column))))
+        assert viewer.scene.camera.mouse_pan is pans
+
+
+def test_an_error_map_of_any_pair(viewer: Any, compared: Any) -> None:
+    compared.a_box.setCurrentIndex(2)
+    compared.b_box.setCurrentIndex(3)
+    compared.signed_box.setChecked(True)
+    compared.error_button.click()
+    layer = viewer.layers["photo difference"]
+    assert layer.visible
+    expected = viewer.layers["photo WebP"].data.astype(float) - viewer.layers["photo JPEG"].data
+    np.testing.assert_allclose(layer.data, expected.mean(2), atol=1e-4)
+
+
+def test_the_view_is_exported(viewer: Any, compared: Any, tmp_path: Path, told: _Told) -> None:
+    compared.export(str(tmp_path / "figure"))
+    idle(compared)
+    with Pillow.open(tmp_path / "figure.png") as image:
+        assert image.width > 500
+    compared.export(str(tmp_path / "missing" / "figure.png"))
+    until(told.text)
+    assert "can't be written" in told.text()
+
+
+def test_removing_the_source_ends_the_comparison(viewer: Any, compared: Any) -> None:
+    compared.mode_buttons.button(2).click()
+    viewer.layers.remove("photo")
+    assert compared._comparison is None
+    assert not compared._swipe.active
+    assert not compared.look.isEnabled()
+
+
+def test_the_thumbnail_of_encode_is_compared(viewer: Any, open_widget: Any) -> None:
+    viewer.add_image(small_photo(), rgb=True, name="photo")
+    coding = open_widget("Encode")
+    coding.slider.box.setValue(0.5)
+    until(lambda: whole(coding))
+    widget = open_widget("Compare")
+    assert not widget.same_box.isHidden()
+    widget.same_box.setChecked(True)
+    widget.codec_boxes["AVIF"].setChecked(False)
+    widget.compare_button.click()
+    until(lambda: widget._comparison is not None)
+    assert widget._comparison.thumbnail == coding._shown.step.thumbnail.data
+
+
+# ---- reader, writer, samples -----------------------------------------------------------------
+
+
+def test_layers_are_saved_from_napari(viewer: Any, tmp_path: Path) -> None:
+    layer = viewer.add_image(
+        small_photo()[..., 0].astype(np.uint16) * 100, contrast_limits=(0, 20000), name="a"
+    )
+    path = tmp_path / "a.ht.jpg"
+    assert layer.save(str(path)) == [str(path)]
+    viewer.open(path, plugin="napari-hyperthumb")
+    back = viewer.layers["a reconstruction"]
+    assert back.dtype == np.uint16
+    assert back.contrast_limits == [0, 20000]
+    again = tmp_path / "again.ht.jpg"
+    viewer.layers["a thumbnail"].save(str(again))
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_ordinary_jpegs_open_as_ever(viewer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    Pillow.fromarray(small_photo()).save(path)
+    viewer.open(path, plugin=None)
+    assert viewer.layers[0].data.shape == (64, 96, 3)
+
+
+def test_thumbnails_open_without_a_question_once_the_plugin_was_used(
+    viewer: Any, thumbnail_file: Path
+) -> None:
+    from napari.settings import get_settings
+
+    from napari_hyperthumb._napari import activate
+
+    activate()
+    viewer.open(thumbnail_file, plugin=None)
+    assert names(viewer) == ["photo thumbnail", "photo reconstruction"]
+    plugins = get_settings().plugins
+    plugins.extension2reader = {"*.ht.jpg": "napari"}
+    activate()
+    assert plugins.extension2reader["*.ht.jpg"] == "napari"  # the user's own choice stands
+
+
+def test_a_file_without_metadata_opens_as_its_thumbnail(viewer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "plain.ht.jpg"
+    Pillow.fromarray(small_photo()).save(path)
+    with pytest.warns(HyperThumbWarning, match="Decode"):
+        viewer.open(path, plugin="napari-hyperthumb")
+    assert names(viewer) == ["plain thumbnail"]
+
+
+@pytest.mark.parametrize("key", ["photograph", "histology", "moon"])
+def test_sample_data_open(viewer: Any, key: str) -> None:
+    (layer,) = viewer.open_sample("napari-hyperthumb", key)
+    assert min(layer.data.shape[:2]) >= 400
+
+
+def test_the_bundled_weights_are_replaced_here() -> None:
+    from napari_hyperthumb import session
+
+    assert load_model(session.BUNDLED[2]).name == "tiny-x2"
