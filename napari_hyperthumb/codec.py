@@ -34,7 +34,7 @@ from .errors import (
     ThumbnailError,
 )
 from .files import write_atomically
-from .pipeline import PreparedImage, Report, no_report, reconstruct
+from .pipeline import Coding, PreparedImage, Report, no_report, reconstruct
 from .pixels import Array, Format, ValueRange, check_image
 from .targets import Candidate, Target, best_of, improve, meet_target, parse_target
 
@@ -200,11 +200,16 @@ def encode(
     if effort == "best":
         budget = math.inf if seconds is None else seconds
         chosen = improve(chosen, target, budget, lambda f: progress(share + (1 - share) * f))
-    coding, used = chosen.coding, chosen.prepared.model
+    return thumbnail_of(chosen.prepared, chosen.coding)
+
+
+def thumbnail_of(prepared: PreparedImage, coding: Coding) -> Thumbnail:
+    """A coding of an image as users get it."""
+    used = prepared.model
     return Thumbnail(
         data=coding.data,
         scale=used.scale,
-        shape=array.shape,
+        shape=prepared.array.shape,
         level=coding.level,
         tables=coding.tables.reshape(2, 8, 8),
         model=f"{used.name}-{used.digest}",

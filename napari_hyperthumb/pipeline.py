@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .bitstream import MAX_SIDE, STRIP, Metadata, write_jpeg
+from .bitstream import MAX_SIDE, STRIP, Metadata, read_jpeg, write_jpeg
 from .checkpoint import Model
 from .errors import ImageError
 from .jpeg import BLOCK, dct_8x8, dequantise, idct_8x8, rgb_to_ycbcr, steps, ycbcr_to_rgb
@@ -186,6 +186,19 @@ class PreparedImage:
             self.net.config.scale, self.shape, self.model.name, self.model.digest, self.format
         )
         return Coding(write_jpeg(quantised, tables, self.lr_size, metadata), level, tables)
+
+    def decoded(self, coding: Coding, report: Report = no_report) -> Array:
+        """What a file of this image gives back: read from its bytes and reconstructed."""
+        contents = read_jpeg(coding.data)
+        return reconstruct(
+            contents.quantised,
+            contents.tables,
+            self.shape,
+            self.format,
+            self.model,
+            self.device,
+            report=report,
+        )
 
 
 def _whole_tile(tile: int, block: int) -> int:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import huffman
-from .jpeg import dequantise, idct_8x8, steps, ycbcr_to_rgb
+from .jpeg import dequantise, idct_8x8, ycbcr_to_rgb
 from .model import LEVELS
 from .pipeline import Coding, PreparedImage, Report, no_report, three_planes
 from .tiling import Tile, tiles
@@ -62,7 +62,6 @@ class Refiner:
         self.gray = prepared.format.gray
         self.pixels = prepared.shape[0] * prepared.shape[1]
         self.table = torch.from_numpy(tables).float()[None].to(prepared.device)
-        self.steps = steps(self.table, 1 if self.gray else 3)[0]
         config = prepared.net.config
         self.block = config.block
         size = max(1, TILE // self.block) * self.block
@@ -226,7 +225,7 @@ def rate_weight(prepared: PreparedImage, level: float) -> float:
     points = []
     for at in (upper - 0.2, upper):
         tables = prepared.tables(at)
-        points.append(Refiner(prepared, tables).state(prepared.quantised(at, tables)))
+        points.append(Refiner(prepared, tables).state(prepared.quantised(at, tables).to(prepared.device)))
     error, bits = points[0].error - points[1].error, points[1].bits - points[0].bits
     pixels = prepared.shape[0] * prepared.shape[1]
     return max(error, 1e-6) * pixels / max(bits, 1.0)

@@ -20,15 +20,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .bitstream import read_jpeg
 from .checkpoint import BUNDLED, Model
-from .codec import SCALES, Thumbnail, decode, info, load_model
+from .codec import SCALES, Thumbnail, decode, info, load_model, thumbnail_of
 from .compare import SSIM_SIDE, Codec, Coded, Pixels, RatePoint, available_codecs, compare, rd_points
 from .device import pick_device
 from .errors import ImageError, RateError
 from .metrics import psnr, ssim
 from .model import LEVELS
-from .pipeline import Coding, PreparedImage, Report, no_report, reconstruct
+from .pipeline import Coding, PreparedImage, Report, no_report
 from .pixels import Array, Format, ValueRange, check_image, from_levels, to_levels
 from .targets import Target, best_of, improve, meet_target
 
@@ -349,29 +348,12 @@ class Session:
         report: Report,
     ) -> Step:
         started = time.perf_counter()
-        contents = read_jpeg(coding.data)
-        decoded = reconstruct(
-            contents.quantised,
-            contents.tables,
-            prepared.shape,
-            self.format,
-            prepared.model,
-            self.device,
-            report=report,
-        )
+        decoded = prepared.decoded(coding, report)
         decode_s = time.perf_counter() - started
         original = prepared.array
         wide = with_ssim and min(prepared.shape) >= SSIM_SIDE
-        used = prepared.model
         return Step(
-            thumbnail=Thumbnail(
-                data=coding.data,
-                scale=used.scale,
-                shape=original.shape,
-                level=coding.level,
-                tables=coding.tables.reshape(2, 8, 8),
-                model=f"{used.name}-{used.digest}",
-            ),
+            thumbnail=thumbnail_of(prepared, coding),
             original=original,
             image=decoded,
             region=region or _whole(self.shape),

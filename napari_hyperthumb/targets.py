@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 
-from .bitstream import read_jpeg
 from .errors import RateError
 from .metrics import mse, psnr_from_mse
 from .model import LEVELS
-from .pipeline import Coding, PreparedImage, Report, reconstruct
+from .pipeline import Coding, PreparedImage, Report
 from .pixels import to_levels
 from .refine import refine
 from .search import log_bytes, search_level
@@ -70,15 +69,7 @@ class Candidate:
 
 
 def _decoded_error(prepared: PreparedImage, coding: Coding) -> float:
-    contents = read_jpeg(coding.data)
-    decoded = reconstruct(
-        contents.quantised,
-        contents.tables,
-        prepared.shape,
-        prepared.format,
-        prepared.model,
-        prepared.device,
-    )
+    decoded = prepared.decoded(coding)
     # In levels, strip by strip: squares of the values themselves may overflow, or vanish.
     total = 0.0
     for start in range(0, decoded.shape[0], 256):
