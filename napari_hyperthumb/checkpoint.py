@@ -20,6 +20,7 @@ from torch import Tensor
 from .bitstream import NAME
 from .errors import ModelError
 from .files import write_atomically
+from .jpeg import COEFFICIENTS
 from .model import HyperThumbModel, ModelConfig
 
 FORMAT = "hyperthumb-weights-1"
@@ -106,6 +107,8 @@ def _read(path: Path) -> tuple[bytes, dict[str, str]]:
 
 
 def _build(state: Mapping[str, Tensor], config: ModelConfig, where: str) -> HyperThumbModel:
+    # Weights from before moves were made have no gain of their own: a plain upsampling's stands for it.
+    state = {"gain": torch.full((3, COEFFICIENTS), float(config.scale**2)), **state}
     # Sizes first, on the meta device: nothing is allocated for a header that doesn't fit its tensors.
     with torch.device("meta"):
         expected = HyperThumbModel(config).state_dict()

@@ -84,25 +84,34 @@ def natural_order(scanned: Tensor, height: int, width: int) -> Tensor:
     return blocks.reshape(*blocks.shape[:3], height, width)
 
 
+def ac_counts(runs: RunLengths) -> Tensor:
+    """How often each symbol occurs in the AC coefficients of an image, (N, 256)."""
+    n = runs.size.shape[0]
+    nonzero = runs.size > 0
+    symbol = torch.where(nonzero, (runs.run % 16) * 16 + runs.size, 0)
+    zrl = torch.where(nonzero, runs.run // 16, 0)
+    counts = histogram(symbol.reshape(n, -1), nonzero.reshape(n, -1).float(), 256)
+    counts[:, EOB] = (~nonzero[..., -1]).reshape(n, -1).sum(1)  # blocks that end with EOB
+    counts[:, ZRL] = zrl.reshape(n, -1).sum(1)
+    return counts
+
+
 class AcCode:
     """The AC coefficients of each image under its own code: one Huffman table for all C planes.
 
-    quantised: whole numbers (N, C, B, 63) in zigzag order.
+    quantised: whole numbers (N, C, B, 63) in zigzag order. lengths: of the code, where these are only a
+    part of the image.
     """
 
-    def __init__(self, quantised: Tensor) -> None:
+    def __init__(self, quantised: Tensor, lengths: Tensor | None = None) -> None:
         self.magnitude = quantised.abs()
         self.runs = run_lengths(self.magnitude)
-        n = quantised.shape[0]
-        nonzero = self.runs.size > 0
-        symbol = torch.where(nonzero, (self.runs.run % 16) * 16 + self.runs.size, 0)
-        zrl = torch.where(nonzero, self.runs.run // 16, 0)
-        counts = histogram(symbol.reshape(n, -1), nonzero.reshape(n, -1).float(), 256)
-        counts[:, EOB] = (~nonzero[..., -1]).reshape(n, -1).sum(1)  # blocks that end with EOB
-        counts[:, ZRL] = zrl.reshape(n, -1).sum(1)
-        self.lengths = code_lengths(counts)
-        self.bits = (counts * self.lengths).sum(1) + self.runs.size.reshape(n, -1).sum(1)
-        """(N,)"""
+        self.lengths = code_lengths(ac_counts(self.runs)) if lengths is None else lengths
+        """(N, 256), bits."""
+
+    def bits(self) -> Tensor:
+        """Of all these coefficients, (N,)."""
+        return (ac_counts(self.runs) * self.lengths).sum(1) + self.runs.size.flatten(1).sum(1)
 
     def price(self, run: Tensor, size: Tensor) -> Tensor:
         """Bits of a nonzero coefficient of a size category behind a run of zeros, (N, C, B, 63)."""

@@ -30,8 +30,10 @@ from .jpeg import (
     rgb_to_ycbcr,
     round_ste,
     shrink,
+    steps,
     ycbcr_to_rgb,
 )
+from .moves import moved, per_block
 
 STRIDE = 4
 """HR pixels a side behind one position of the residual trunks."""
@@ -53,6 +55,10 @@ class ModelConfig:
     frequency_channels: int = 32
     predictor_hidden: int = 192
     dead_zone: float = 0.1
+    rate_weight: float = 100.0
+    """Squared error, in 8-bit levels, that one bit a pixel is worth at level 0."""
+    rate_slope: float = 1.7
+    """How fast that falls: by its exponential in a level."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.scale, int) or self.scale not in (2, 4):
@@ -74,6 +80,12 @@ class ModelConfig:
             raise ModelError("encoder_level_blocks must be from 1 to encoder_blocks")
         if not 0 <= self.dead_zone < 0.5:
             raise ModelError("dead_zone must be from 0 to less than 0.5")
+        if not (0 <= self.rate_weight < 1e6 and 0 <= self.rate_slope <= 10):
+            raise ModelError("rate_weight must be from 0 to 1e6 and rate_slope from 0 to 10")
+
+    def trade_off(self, level: Tensor) -> Tensor:
+        """Squared error that one bit a pixel is worth at levels (N,): what they are trained for."""
+        return self.rate_weight * torch.exp(-self.rate_slope * level)
 
     @property
     def block(self) -> int:
@@ -286,6 +298,14 @@ class FrequencyAwareDecoder(nn.Module):
         return up + residual * UNIT
 
 
+def planes_kept(planes: Tensor, gray: Tensor | None) -> Tensor:
+    """1 for the planes a file has, 0 for the colours of those `gray` (N,) says: (N, 3, 1, 1)."""
+    keep = torch.ones_like(planes[:, :, :1, :1])
+    if gray is not None:
+        keep[gray, 1:] = 0
+    return keep
+
+
 class Coded(NamedTuple):
     """What one pass through a model gives; planes and RGB are zero-centred, in 8-bit levels."""
 
@@ -306,12 +326,23 @@ class Coded(NamedTuple):
 class HyperThumbModel(nn.Module):
     """Encoder, quantisation predictor and decoder, trained together."""
 
+    gain: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
         self.predictor = QuantisationPredictor(config)
         self.decoder = FrequencyAwareDecoder(config)
+        self.register_buffer("gain", torch.full((3, COEFFICIENTS), float(config.scale**2)))
+
+    def curvature(self, tables: Tensor, channels: int) -> Tensor:
+        """Second derivative of an image's error (see `moves`) in each quantised coefficient.
+
+        (N, channels, 64, 1, 1): the decoder's mean squared gain of each coefficient, found in training,
+        times the squared steps.
+        """
+        return 2 * self.gain[:channels, :, None, None] * steps(tables, channels).square()
 
     def tables(self, statistics: Tensor, level: Tensor, rounding: Rounding = torch.round) -> Tensor:
         """Whole-numbered tables (N, 2, 64)."""
@@ -331,23 +362,51 @@ class HyperThumbModel(nn.Module):
         out: Tensor = self.decoder(idct_8x8(dequantised), dequantised, tables)
         return out
 
+    def gradient(self, quantised: Tensor, tables: Tensor, rgb: Tensor, keep: Tensor) -> Tensor:
+        """d error / d quantised of each image; error as in `moves`, rgb as in `forward`."""
+        with torch.enable_grad():
+            leaf = quantised.detach().requires_grad_(True)
+            error = ycbcr_to_rgb(self.decode(leaf, tables.detach()) * keep).float() - rgb
+            return torch.autograd.grad(error.square().sum() / 3, leaf)[0]
+
+    def measured_gain(
+        self, quantised: Tensor, tables: Tensor, rgb: Tensor, keep: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The decoder's mean squared gain of each coefficient, (3, 64), as `gain` holds it.
+
+        From the change of the gradient under random signs v: the mean of v * Hv is the diagonal of H
+        (Bekas et al., Applied Numerical Mathematics 57, 2007).
+        """
+        half = torch.randint(0, 2, quantised.shape, generator=generator).to(quantised) - 0.5
+        up, down = (self.gradient(quantised + v, tables, rgb, keep) for v in (half, -half))
+        second = (up - down) * 2 * half / steps(tables, 3).square()
+        weight = keep[..., None].expand_as(second).sum((0, 3, 4)).clamp_min(1)
+        return (second.sum((0, 3, 4)) / weight / 2).clamp_min(0)
+
     def forward(self, rgb: Tensor, level: Tensor, gray: Tensor | None = None) -> Coded:
-        """One differentiable pass, as trained: straight-through rounding.
+        """One differentiable pass, as trained: straight-through rounding, and one round of moves.
 
         rgb: (N, 3, H, W), H and W multiples of `config.block`, zero-centred 8-bit levels.
         level: (N,). gray: (N,) booleans, which images are to be coded with one component.
         """
         lr, bicubic = self.encoder(rgb_to_ycbcr(rgb), level)
-        keep = torch.ones_like(lr[:, :, :1, :1])  # which planes the file has
-        if gray is not None:
-            keep[gray, 1:] = 0
-            lr = lr * keep
+        keep = planes_kept(lr, gray)
+        lr = lr * keep
         tables = self.tables(self.predictor.statistics(bicubic), level, round_ste)
         if gray is not None:
             tables = torch.where(gray[:, None, None], as_gray(tables), tables)
         coefficients = dct_8x8(lr)
         scaled = quantise(coefficients, tables, lambda x: x)
-        quantised = self.quantise(coefficients, tables, round_ste)
+        rounded = self.quantise(coefficients, tables).detach()
+        whole = moved(
+            rounded,
+            self.gradient(rounded, tables, rgb, keep),
+            self.curvature(tables.detach(), 3),
+            self.config.trade_off(level),
+            per_block(self.config.scale, level),
+            kept=keep[..., None] > 0,
+        )
+        quantised = scaled + (whole - scaled).detach()
         dequantised = dequantise(quantised, tables)
         shown = idct_8x8(dequantised)
         hr = ycbcr_to_rgb(self.decoder(shown, dequantised, tables) * keep)

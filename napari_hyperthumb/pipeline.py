@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import moves
 from .bitstream import MAX_SIDE, STRIP, Metadata, read_jpeg, write_jpeg
 from .checkpoint import Model
 from .errors import ImageError
@@ -21,6 +22,8 @@ from .tiling import Span, Tile, tiles
 
 TILE = 1024
 """HR pixels a side."""
+GRADIENT_TILE = 512
+"""The same where activations are kept for a gradient."""
 CACHE_BYTES = 400 * 2**20
 """Trunk features kept between levels; a larger image computes them again at every level."""
 Report = Callable[[float], None]
@@ -29,6 +32,11 @@ Report = Callable[[float], None]
 
 def no_report(fraction: float) -> None:
     """The default `Report`."""
+
+
+def part_of(report: Report, first: float, last: float) -> Report:
+    """Reports of a part of the work, which begins and ends at these fractions of the whole."""
+    return lambda fraction: report(first + (last - first) * fraction)
 
 
 def padded_shape(shape: tuple[int, int], block: int) -> tuple[int, int]:
@@ -162,10 +170,74 @@ class PreparedImage:
         """Forget the trunk's features; coding another level computes them again."""
         self._features.clear()
 
-    def code(self, level: float, report: Report = no_report) -> Coding:
-        """The file at a level. Levels below -1 use the encoder of -1 and coarser tables."""
+    def code(self, level: float, report: Report = no_report, *, rounds: int = 1) -> Coding:
+        """The file at a level. Levels below -1 use the encoder of -1 and coarser tables.
+
+        rounds: of moves (module `moves`), each one pass forwards and backwards through the decoder; 0
+        for a quick look.
+        """
         tables = self.tables(level)
-        return self.write(self.quantised(level, tables, report), tables, level)
+        quantised = self.quantised(level, tables, part_of(report, 0.0, 1 / (1 + 3 * rounds)))
+        for index in range(rounds):
+            first, last = ((1 + 3 * at) / (1 + 3 * rounds) for at in (index, index + 1))
+            _, gradient = self.error_gradient(quantised, tables, part_of(report, first, last))
+            quantised = self.moved(quantised, gradient, tables, level)
+        return self.write(quantised, tables, level)
+
+    def error_gradient(
+        self, quantised: Tensor, tables: NDArray[np.int64], report: Report = no_report
+    ) -> tuple[float, Tensor]:
+        """The error of what coefficients decode to and its gradient in them, as `moves` defines them."""
+        block, (height, width) = self.net.config.block, self.shape
+        table = torch.from_numpy(tables).float()[None].to(self.device)
+        work = list(tiles(self.padded, _whole_tile(GRADIENT_TILE, block), self.net.config.decoder_halo))
+        out, total = torch.zeros_like(quantised), 0.0
+        for index, tile in enumerate(work):
+            rows, columns = tile.rows, tile.columns
+            cut = (slice(None), slice(None), rows.outer(block), columns.outer(block))
+            part = quantised[cut][None].to(self.device).clone().requires_grad_(True)
+            dequantised = dequantise(part, table)
+            if self.format.gray:
+                dequantised = three_planes(dequantised)
+            planes = self.net.decoder(idct_8x8(dequantised), dequantised, table)
+            rgb = (planes[:, :1] if self.format.gray else ycbcr_to_rgb(planes)).clamp(-128, 127)
+            inside = (
+                ...,
+                slice(rows.start - rows.low, min(rows.stop, height) - rows.low),
+                slice(columns.start - columns.low, min(columns.stop, width) - columns.low),
+            )
+            error = (rgb[inside] - self.levels(tile)[inside]).square().sum() / rgb.shape[1]
+            out[cut] += torch.autograd.grad(error, part)[0][0].to(out.device)
+            total += float(error.detach())
+            report((index + 1) / len(work))
+        return total, out
+
+    def moved(
+        self,
+        quantised: Tensor,
+        gradient: Tensor,
+        tables: NDArray[np.int64],
+        level: float,
+        *,
+        weight: float = 1.0,
+        share: float = 1.0,
+    ) -> Tensor:
+        """The coefficients (C, 64, h, w) after one round of moves.
+
+        weight: price of a bit, in units of the level's own. share: of the level's moves in each block.
+        """
+        config, at = self.net.config, torch.tensor([level])
+        with torch.no_grad():
+            curvature = self.net.curvature(
+                torch.from_numpy(tables).float()[None].to(self.device), len(quantised)
+            )
+            return moves.moved(
+                quantised[None],
+                gradient[None],
+                curvature.to(quantised.device),
+                config.trade_off(at) * weight,
+                (moves.per_block(config.scale, at) * share).round().long().clamp_min(1),
+            )[0]
 
     def scaled(self, level: float, tables: NDArray[np.int64], report: Report = no_report) -> Tensor:
         """Coefficients / tables of the thumbnail as the encoder makes it: (1 or 3, 64, h, w)."""

@@ -27,7 +27,7 @@ from .device import pick_device
 from .errors import ImageError, RateError
 from .metrics import psnr, ssim
 from .model import LEVELS
-from .pipeline import Coding, PreparedImage, Report, no_report
+from .pipeline import Coding, PreparedImage, Report, no_report, part_of
 from .pixels import Array, Format, ValueRange, check_image, from_levels, to_levels
 from .targets import Target, best_of, improve, meet_target
 
@@ -254,12 +254,15 @@ class Session:
         with_ssim: bool = False,
         report: Report = no_report,
     ) -> Step:
-        """Code the image, or a part as if it were all there is, at a level, and decode it."""
+        """Code the image, or a part as if it were all there is, at a level, and decode it.
+
+        A part is coded for a quick look, without the moves that a file gets (`PreparedImage.code`).
+        """
         started = time.perf_counter()
-        prepared = self.prepare(scale, region, _part(report, 0.0, 0.4))
-        coding = prepared.code(level, _part(report, 0.4, 0.6))
+        prepared = self.prepare(scale, region, part_of(report, 0.0, 0.4))
+        coding = prepared.code(level, part_of(report, 0.4, 0.6), rounds=0 if region else 1)
         seconds = time.perf_counter() - started
-        return self._step(prepared, coding, region, seconds, with_ssim, _part(report, 0.6, 1.0))
+        return self._step(prepared, coding, region, seconds, with_ssim, part_of(report, 0.6, 1.0))
 
     def encode(
         self,
@@ -286,8 +289,8 @@ class Session:
             first, last = share * index / len(scales), share * (index + 1) / len(scales)
             middle = (first + last) / 2
             try:
-                prepared = self.prepare(one, None, _part(report, first, middle))
-                candidates.append(meet_target(prepared, target, _part(report, middle, last)))
+                prepared = self.prepare(one, None, part_of(report, first, middle))
+                candidates.append(meet_target(prepared, target, part_of(report, middle, last)))
             except (RateError, ImageError) as error:
                 failures.append(error)
         if not candidates:
@@ -295,9 +298,9 @@ class Session:
             raise failures[0 if target.kind == "psnr" else -1]
         best = best_of(candidates, target)
         if effort == "best":
-            best = improve(best, target, math.inf, _part(report, share, 0.9))
+            best = improve(best, target, math.inf, part_of(report, share, 0.9))
         seconds = time.perf_counter() - started
-        return self._step(best.prepared, best.coding, None, seconds, with_ssim, _part(report, 0.9, 1.0))
+        return self._step(best.prepared, best.coding, None, seconds, with_ssim, part_of(report, 0.9, 1.0))
 
     def reopen(self, data: bytes, *, report: Report = no_report) -> Step:
         """The step that a thumbnail file of this very image stands for.
@@ -308,7 +311,7 @@ class Session:
         if about.shape != self.shape or about.format.gray != self.format.gray:
             raise ImageError(f"the thumbnail is of an image of {about.shape[1]}x{about.shape[0]} pixels")
         started = time.perf_counter()
-        decoded = decode(data, device=str(self.device), progress=_part(report, 0.0, 0.9))
+        decoded = decode(data, device=str(self.device), progress=part_of(report, 0.0, 0.9))
         thumbnail = Thumbnail(
             data=data,
             scale=about.scale,
@@ -462,13 +465,6 @@ def _spread(side: int, share: float) -> list[slice]:
         return [slice(0, side)]
     starts = np.linspace(0, side - length, PATCHES).astype(int)
     return [slice(int(s), int(s) + length) for s in starts]
-
-
-def _part(report: Report, first: float, last: float) -> Report:
-    def part(fraction: float) -> None:
-        report(first + (last - first) * fraction)
-
-    return part
 
 
 assert (CALIBRATION_LEVELS[0], CALIBRATION_LEVELS[-1]) == LEVELS

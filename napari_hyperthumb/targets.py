@@ -13,9 +13,11 @@ from .metrics import mse, psnr_from_mse
 from .model import LEVELS
 from .pipeline import Coding, PreparedImage, Report
 from .pixels import to_levels
-from .refine import refine
+from .refine import State, fit_bytes, refine
 from .search import log_bytes, search_level
 
+PSNR_SLOPE = 2.5
+"""How many dB a level brings, about."""
 COARSEST = -4.0
 """Below level -1 only the tables grow; at this level they have reached their limit."""
 
@@ -89,7 +91,7 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
     reports = _trial_reports(report)
 
     def measure(level: float) -> tuple[float, Coding]:
-        coding = prepared.code(level, next(reports))
+        coding = prepared.code(level, next(reports), rounds=0)
         return log_bytes(len(coding.data)), coding
 
     below, above = search_level(
@@ -107,7 +109,11 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
             f"{wanted} bytes can't be reached at scale {prepared.model.scale}: "
             f"the smallest file of this image has {least} bytes"
         )
-    return Candidate(below.result, prepared, LEVELS[0] <= below.level < LEVELS[1])
+    inside = LEVELS[0] <= below.level < LEVELS[1]
+    level, tables = below.level, below.result.tables
+    quantised = prepared.quantised(level, tables)
+    state = State.at(prepared, level, tables, quantised, next(reports))
+    return Candidate(fit_bytes(state, wanted) or below.result, prepared, inside)
 
 
 def _for_psnr(prepared: PreparedImage, wanted: float, report: Report) -> Candidate:
@@ -124,7 +130,7 @@ def _for_psnr(prepared: PreparedImage, wanted: float, report: Report) -> Candida
         low=LEVELS[0],
         high=LEVELS[1],
         start=0.0,
-        slope=2.5,
+        slope=PSNR_SLOPE,
         tolerance=tolerance,
         trials=10,
     )
@@ -167,14 +173,19 @@ def improve(chosen: Candidate, target: Target, seconds: float, report: Report) -
     if target.kind == "level":
         return Candidate(refine(prepared, level, seconds=seconds, report=report), prepared, True)
     if target.kind == "nbytes":
-        # Refined files are smaller: begin with one that is a little too large.
-        begin = min(level + 0.06, LEVELS[1])
         nbytes = int(target.value)
-        coding = refine(prepared, begin, nbytes=nbytes, seconds=seconds, report=report)
+        coding = refine(prepared, level, nbytes=nbytes, seconds=seconds, report=report)
         better = Candidate(coding, prepared, chosen.inside)
         fits = len(coding.data) <= nbytes
         return better if fits and better.error < chosen.error else chosen
-    coding = refine(prepared, level, nbytes=None, seconds=seconds, report=report)
-    better = Candidate(coding, prepared, True)
-    wanted = psnr_from_mse(better.error) >= target.value
-    return better if wanted and len(coding.data) < len(chosen.coding.data) else chosen
+    best = chosen
+    for _ in range(3):
+        coding = refine(prepared, level, seconds=seconds / 3, report=report)
+        better = Candidate(coding, prepared, True)
+        above = psnr_from_mse(max(better.error, 1e-9)) - target.value
+        if above >= 0 and len(coding.data) < len(best.coding.data):
+            best = better
+        if 0 <= above < 0.1 or level <= LEVELS[0]:
+            break
+        level = max(LEVELS[0], level - (above - 0.05) / PSNR_SLOPE)
+    return best

@@ -20,6 +20,7 @@ from napari_hyperthumb.model import (
     bicubic_down,
     integer_tables,
 )
+from napari_hyperthumb.moves import moved, per_block
 from napari_hyperthumb.training.rate import HuffmanCount
 
 SCALES = (2, 4)
@@ -79,7 +80,29 @@ def test_encoding_in_steps_equals_the_training_pass(net):
     tail = net.encoder.tail(net.encoder.trunk(planes), lr, level)
     tables = net.tables(net.predictor.statistics(lr), level)
     assert torch.equal(tables, out.tables)
-    assert torch.equal(net.quantise(dct_8x8(tail), tables), out.quantised)
+    rounded = net.quantise(dct_8x8(tail), tables)
+    gradient = net.gradient(rounded, tables, image, torch.ones(1, 3, 1, 1))
+    curvature, weight = net.curvature(tables, 3), net.config.trade_off(level)
+    after = moved(rounded, gradient, curvature, weight, per_block(net.config.scale, level))
+    assert torch.equal(after, out.quantised)
+    assert not torch.equal(after, rounded)
+
+
+def test_the_measured_gain_of_a_plain_upsampling_is_its_area(net, monkeypatch):
+    scale = net.config.scale
+    nearest = lambda lr, *_: lr.repeat_interleave(scale, 2).repeat_interleave(scale, 3)  # noqa: E731
+    monkeypatch.setattr(net.decoder, "forward", nearest)
+    quantised, tables = torch.zeros(2, 3, 64, 20, 20), torch.full((2, 2, 64), 8.0)
+    keep = torch.ones(2, 3, 1, 1)
+    keep[1, 1:] = 0  # a gray image
+    generator = torch.Generator().manual_seed(0)
+    gain = net.measured_gain(quantised, tables, torch.zeros(2, 3, 160 * scale, 160 * scale), keep, generator)
+    # A step of luma moves all three colours alike; one of Cb or Cr moves two of them.
+    expected = [1.0, (0.344136**2 + 1.772**2) / 3, (1.402**2 + 0.714136**2) / 3]
+    torch.testing.assert_close(
+        gain, scale**2 * torch.tensor(expected)[:, None].expand(3, 64), rtol=0.2, atol=0
+    )
+    torch.testing.assert_close(gain.mean(1), scale**2 * torch.tensor(expected), rtol=0.05, atol=0)
 
 
 # ---- the level --------------------------------------------------------------------------------
@@ -100,7 +123,8 @@ def test_levels_of_a_batch_dont_mix(net):
     image = rgb(2, 32, 32)
     together = net(image, torch.tensor([-1.0, 1.0]))
     first, second = net(image[:1], torch.tensor([-1.0])), net(image[1:], torch.tensor([1.0]))
-    torch.testing.assert_close(together.lr, torch.cat([first.lr, second.lr]), atol=1e-3, rtol=0)
+    # Moves are priced with statistics of the whole batch, so the rounded values may differ.
+    torch.testing.assert_close(together.scaled, torch.cat([first.scaled, second.scaled]), atol=1e-3, rtol=0)
     assert torch.equal(together.tables, torch.cat([first.tables, second.tables]))
 
 
@@ -206,7 +230,8 @@ def test_gray_images_have_no_chroma_and_one_table(net):
 def test_colour_images_beside_gray_ones_are_untouched(net):
     image, level = rgb(2, 64, 64), torch.tensor([0.1, 0.1])
     mixed, plain = net(image, level, torch.tensor([True, False])), net(image, level)
-    torch.testing.assert_close(mixed.hr[1], plain.hr[1])
+    # Moves are priced with statistics of the whole batch, so the rounded values may differ.
+    torch.testing.assert_close(mixed.scaled[1], plain.scaled[1])
 
 
 def test_as_gray_puts_luma_in_both_places():

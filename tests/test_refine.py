@@ -8,9 +8,10 @@ import torch
 
 from napari_hyperthumb import RateError, decode, encode
 from napari_hyperthumb.metrics import psnr
+from napari_hyperthumb.moves import count_bits
 from napari_hyperthumb.pipeline import PreparedImage
 from napari_hyperthumb.pixels import check_image
-from napari_hyperthumb.refine import Refiner, rate_weight, refine
+from napari_hyperthumb.refine import State, fit_bytes, refine
 
 
 @pytest.fixture
@@ -19,49 +20,65 @@ def prepared(photo, models):
     return PreparedImage(array, fmt, models[2], torch.device("cpu"))
 
 
-@pytest.fixture
-def refiner(prepared):
-    return Refiner(prepared, prepared.tables(0.0))
+def error_of(prepared, quantised, tables):
+    return prepared.error_gradient(quantised, tables)[0]
 
 
 @pytest.fixture
-def start(prepared, refiner):
-    return refiner.state(prepared.quantised(0.0, prepared.tables(0.0)))
+def start(prepared):
+    tables = prepared.tables(0.0)
+    return State.at(prepared, 0.0, tables, prepared.quantised(0.0, tables))
 
 
-def test_the_error_is_that_of_the_decoded_file(photo, prepared, refiner, start):
-    coding = prepared.write(start.quantised, prepared.tables(0.0), 0.0)
+def test_the_error_is_that_of_the_decoded_file(photo, prepared, start):
+    coding = start.write(start.quantised)
     decoded = decode(coding.data, model=prepared.model)
+    wanted = 255**2 / 10 ** (psnr(photo, decoded) / 10)
+    error = error_of(prepared, start.quantised, start.tables) / (photo.shape[0] * photo.shape[1])
     # The file's picture is rounded and clipped to 8 bits, which the estimate isn't.
-    assert start.error == pytest.approx(255**2 / 10 ** (psnr(photo, decoded) / 10), rel=0.02)
+    assert error == pytest.approx(wanted, rel=0.02)
 
 
-def test_the_gradient_is_that_of_the_error(refiner, start):
-    slope = refiner.gradient(start.quantised)
+def test_the_gradient_is_that_of_the_error(prepared, start):
+    slope = start.gradient
     # Along the steepest direction, so that single-precision errors stay small beside the change.
     direction = slope / slope.norm()
-    ends = [refiner.error(start.quantised + side * 0.2 * direction) for side in (1, -1)]
+    ends = [error_of(prepared, start.quantised + side * 0.2 * direction, start.tables) for side in (1, -1)]
     assert (ends[0] - ends[1]) / 0.4 == pytest.approx(float(slope.norm()), rel=0.05)
 
 
-def test_tiles_change_neither_error_nor_gradient(monkeypatch, prepared, refiner, start):
-    monkeypatch.setattr("napari_hyperthumb.refine.TILE", 32)
-    tiled = Refiner(prepared, prepared.tables(0.0))
-    assert len(tiled._tiles) > 1
-    assert tiled.error(start.quantised) == pytest.approx(start.error, rel=1e-4)
-    torch.testing.assert_close(
-        tiled.gradient(start.quantised), refiner.gradient(start.quantised), rtol=1e-3, atol=1e-5
-    )
+def test_tiles_change_neither_error_nor_gradient(monkeypatch, prepared, start):
+    whole = error_of(prepared, start.quantised, start.tables)
+    monkeypatch.setattr("napari_hyperthumb.pipeline.GRADIENT_TILE", 32)
+    error, gradient = prepared.error_gradient(start.quantised, start.tables)
+    assert error == pytest.approx(whole, rel=1e-4)
+    torch.testing.assert_close(gradient, start.gradient, rtol=1e-3, atol=1e-2)
 
 
-def test_every_round_lowers_the_objective_or_is_undone(prepared, refiner, start):
-    weight = rate_weight(prepared, 0.0)
-    state, _ = refiner.polish(
-        start, weight, wanted_bits=None, until=float("inf"), report=lambda f: None, rounds=6
-    )
-    assert state.objective(weight, refiner.pixels) < start.objective(weight, refiner.pixels)
-    assert torch.equal(state.quantised, state.quantised.round())
-    assert torch.equal(state.quantised[:, 0], start.quantised[:, 0]), "DC is left alone"
+def test_a_round_of_moves_lowers_what_it_is_to_lower(prepared, start):
+    weight = float(prepared.net.config.trade_off(torch.tensor([0.0])))
+
+    def objective(quantised):
+        return error_of(prepared, quantised, start.tables) + weight * float(count_bits(quantised[None]))
+
+    after = start.moved()
+    assert torch.equal(after, after.round())
+    assert (after - start.quantised).abs().max() == 1
+    assert objective(after) < objective(start.quantised)
+
+
+def test_a_dearer_bit_makes_a_smaller_file(start):
+    sizes = [float(count_bits(start.moved(weight)[None])) for weight in (0.5, 1.0, 2.0)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[2]
+
+
+def test_fitting_comes_just_below_the_wanted_size(start):
+    wanted = len(start.write(start.moved()).data) - 4
+    coding = fit_bytes(start, wanted)
+    assert coding is not None
+    assert 0.985 * wanted <= len(coding.data) <= wanted
+    assert fit_bytes(start, 200) is None, "no price of a bit makes it as small as that"
 
 
 @pytest.mark.parametrize("gray", [False, True])

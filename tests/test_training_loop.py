@@ -89,7 +89,8 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("distortion", DISTORTIONS)
 def test_loss_is_the_stated_formula(source, distortion):
-    settings = config(distortion=distortion, rate="nonzero", rate_weight=90.0, rate_slope=1.3, guidance=0.4)
+    model = dataclasses.replace(tiny_config(2), rate_weight=90.0, rate_slope=1.3)
+    settings = dataclasses.replace(config(distortion=distortion, rate="nonzero", guidance=0.4), model=model)
     batch, level = source.batch(0, 3), torch.tensor([-1.0, 0.2, 0.9])
     rate = NonzeroCount()
     coded = tiny_net(2)(batch.rgb, level, batch.gray)

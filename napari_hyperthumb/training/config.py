@@ -19,7 +19,7 @@ class TrainingConfig:
     """One training run.
 
     The loss of an image at a level is ``(D(hr) + mu * bpp + guidance * D(lr)) / normaliser`` with
-    ``mu = rate_weight * exp(-rate_slope * level)``; D is `distortion` in 8-bit levels, hr the
+    ``mu = model.trade_off(level)``; D is `distortion` in 8-bit levels, hr the
     reconstruction against the original, lr the thumbnail as a viewer shows it against the bicubic
     one. With "mse" the normaliser is ``sqrt(mu)``, which lets every level pull alike; otherwise 1.
     """
@@ -43,8 +43,6 @@ class TrainingConfig:
     """Decay of the running mean of the weights, which is what a checkpoint ships."""
     distortion: str = "mse"
     rate: str = "huffman"
-    rate_weight: float = 250.0
-    rate_slope: float = 1.7
     guidance: float = 0.1
     gray: float = 0.05
     """Share of colour crops turned to grayscale and coded with one component."""
@@ -77,7 +75,7 @@ class TrainingConfig:
         check(0 <= self.ema < 1, "ema must be from 0 to less than 1")
         check(0 <= self.gray <= 1, "gray must be from 0 to 1")
         check(0 <= self.held_out < 1, "held_out must be from 0 to less than 1")
-        check(self.rate_weight >= 0 and self.guidance >= 0, "weights must not be negative")
+        check(self.guidance >= 0, "guidance must not be negative")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the YAML file."""

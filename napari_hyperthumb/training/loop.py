@@ -31,12 +31,14 @@ from ..errors import TrainingError
 from ..files import write_atomically
 from ..jpeg import ycbcr_to_rgb
 from ..metrics import psnr_from_mse
-from ..model import LEVELS, Coded, HyperThumbModel
+from ..model import LEVELS, Coded, HyperThumbModel, planes_kept
 from .config import TrainingConfig, config_from_dict
 from .data import Batch, CropSource
 from .rate import rate_model
 
 STATE, WEIGHTS, LOG, SHEET = "state.safetensors", "weights.safetensors", "log.csv", "samples.png"
+GAIN_EVERY, GAIN_SHARE = 25, 0.1
+"""How often the decoder's gain is measured, in steps, and how much of a measurement its mean takes over."""
 _LOG_FIELDS = ("step", "minutes", "loss", "psnr", "bpp", "lr_psnr", "val_psnr", "val_bpp", "val_loss")
 
 
@@ -77,7 +79,7 @@ def loss_terms(coded: Coded, batch: Batch, level: Tensor, rate: nn.Module, confi
     hr_error = coded.hr.float() - batch.rgb
     lr_error = (shown - wanted).float()
     mse, lr_mse = (e.square().mean((1, 2, 3)) for e in (hr_error, lr_error))
-    mu = config.rate_weight * torch.exp(-config.rate_slope * level)
+    mu = config.model.trade_off(level)
     if config.distortion == "mse":
         loss = (mse + mu * bpp + config.guidance * lr_mse) / mu.sqrt().clamp_min(1e-6)
     else:
@@ -225,13 +227,21 @@ class Trainer:
         rgb = batch.rgb.to(self.device, memory_format=torch.channels_last)
         return Batch(rgb, batch.gray.to(self.device))
 
+    def _measure_gain(self, coded: Coded, batch: Batch) -> None:
+        generator = torch.Generator().manual_seed(self.config.seed + self.step)
+        keep = planes_kept(coded.lr.detach(), batch.gray)
+        now = self.net.measured_gain(coded.quantised.detach(), coded.tables, batch.rgb, keep, generator)
+        self.net.gain.lerp_(now.float(), GAIN_SHARE)
+
     def train_step(self, net: nn.Module) -> Terms:
         """One update. Raises TrainingError, with the weights as they were, when it isn't finite."""
         batch = self._to_device(self.source.batch(self.step, self.config.batch, self.rank))
         level = self._levels(self.config.batch).to(self.device)
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
-        terms, _ = self._forward(net, batch, level)
+        terms, coded = self._forward(net, batch, level)
+        if self.step % GAIN_EVERY == 0:
+            self._measure_gain(coded, batch)
         self.optimiser.zero_grad(set_to_none=True)
         terms.loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
         self._average_gradients(self.rate)  # those of the networks are averaged on the way
@@ -247,6 +257,7 @@ class Trainer:
         with torch.no_grad():
             for mean, now in zip(self.ema.parameters(), self.net.parameters(), strict=True):
                 mean.lerp_(now, 1 - decay)
+            self.ema.gain.copy_(self.net.gain)
         return terms
 
     # ---- the run -----------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class HuffmanCount(nn.Module):
                     slope = ac.slope(x[:, planes, :, 1:])
                 soft = (slope * x[:, planes, :, 1:].abs()).flatten(1).sum(1)
                 dc_bits, dc_soft = _dc(x[:, planes, :, 0], q[:, planes, :, 0])
-                parts.append(_with_gradient(ac.bits + dc_bits, soft + dc_soft))
+                parts.append(_with_gradient(ac.bits() + dc_bits, soft + dc_soft))
             luma, chroma = parts
             return _total(luma, chroma, gray)
 

@@ -1,0 +1,154 @@
+"""Whole-numbered moves of quantised coefficients: one more or one less where error and bits together fall.
+
+Rounding each coefficient to the nearest step is blind to what the decoder makes of it. A move's effect on
+the error is estimated to second order from the decoder's gradient and a curvature, its effect on the file
+from the Huffman code: rate-distortion optimised quantisation (Ramchandran and Vetterli, IEEE Trans. Image
+Processing 3(5), 1994) with the decoder in the loop.
+
+Shapes: coefficients (N, C, 64, h, w), whole numbers, natural order. Errors are sums over an image of squared
+differences in 8-bit levels, averaged over the colours; bits are those of an image.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import huffman
+from .jpeg import COEFFICIENTS
+
+STRIP = 2**21
+"""Coefficients that are looked at together: a large image is taken in strips of blocks."""
+
+
+def per_block(scale: int, level: Tensor) -> Tensor:
+    """Moves worth making at once in the planes of one 8x8 block, (N,): more of them disturb each other.
+
+    The finer the steps and the larger the part of the image behind a block, the more; measured at
+    levels -1, 0 and 1 (docs/experiments.md).
+    """
+    return (2 * scale * torch.exp2(level)).round().long().clamp(1, COEFFICIENTS)
+
+
+class Prices(NamedTuple):
+    """Bits that a move costs, all others held."""
+
+    up: Tensor
+    """Of adding one."""
+    down: Tensor
+    """Of taking one away."""
+
+
+def groups(coefficients: Tensor) -> list[Tensor]:
+    """Planes that share Huffman tables: luma, and chroma where there is some."""
+    parts = [coefficients[:, :1], coefficients[:, 1:]]
+    return parts[:1] if coefficients.shape[1] == 1 else parts
+
+
+def strips(coefficients: Tensor) -> list[slice]:
+    """Rows of blocks, `STRIP` coefficients at a time."""
+    height = coefficients.shape[3]
+    rows = max(1, STRIP // (coefficients.numel() // height))
+    return [slice(start, start + rows) for start in range(0, height, rows)]
+
+
+def _ac(group: Tensor) -> Tensor:
+    return huffman.scan_order(group)[..., 1:]
+
+
+def ac_code(group: Tensor) -> tuple[Tensor, Tensor]:
+    """Code lengths (N, 256) and bits (N,) of the AC coefficients of planes with one Huffman table."""
+    counts = torch.zeros(group.shape[0], 256, device=group.device)
+    extra = torch.zeros(group.shape[0], device=group.device)
+    for rows in strips(group):
+        runs = huffman.run_lengths(_ac(group[:, :, :, rows]).abs())
+        counts += huffman.ac_counts(runs)
+        extra += runs.size.flatten(1).sum(1)
+    lengths = huffman.code_lengths(counts)
+    return lengths, (counts * lengths).sum(1) + extra
+
+
+def _dc(group: Tensor) -> Tensor:
+    return group[:, :, 0].flatten(2)  # (N, C, h*w), in the order of the scan
+
+
+def count_bits(quantised: Tensor) -> Tensor:
+    """Bits of the entropy-coded data, counted, (N,)."""
+    parts = [ac_code(group)[1] + huffman.dc_code(_dc(group)).bits for group in groups(quantised)]
+    return torch.stack(parts).sum(0)
+
+
+def _dc_prices(group: Tensor) -> Prices:
+    """(N, C, h, w). A DC coefficient stands in its own difference and, negated, in the next one."""
+    dc = _dc(group)
+    lengths = huffman.dc_code(dc).lengths
+    difference = huffman.dc_differences(dc)
+
+    def bits(change: int) -> Tensor:
+        size = huffman.size_category((difference + change).abs())
+        return (lengths.gather(1, size.flatten(1)) + size.flatten(1)).reshape(size.shape)
+
+    now = bits(0)
+    last = torch.zeros_like(now[..., :1])
+
+    def price(change: int) -> Tensor:
+        following = torch.cat([(bits(-change) - now)[..., 1:], last], -1)
+        return (bits(change) - now + following).reshape(group[:, :, 0].shape)
+
+    return Prices(price(1), price(-1))
+
+
+def _ac_prices(group: Tensor, lengths: Tensor) -> Prices:
+    """(N, C, h*w, 63)."""
+    ac = _ac(group)
+    code = huffman.AcCode(ac, lengths)
+    growing, shrinking = code.growing(1), code.growing(-1)
+    return Prices(torch.where(ac >= 0, growing, shrinking), torch.where(ac <= 0, growing, shrinking))
+
+
+def moved(
+    quantised: Tensor,
+    gradient: Tensor,
+    curvature: Tensor,
+    weight: Tensor,
+    count: Tensor,
+    *,
+    kept: Tensor | None = None,
+) -> Tensor:
+    """The coefficients after one round of the most promising moves of every block.
+
+    gradient: d error / d quantised, same shape. curvature: second derivative, (N, C, 64, 1, 1).
+    weight: (N,), how much error one bit is worth. count: (N,), moves of a block at most.
+    kept: (N, C, 1, 1, 1), false where planes must stay as they are.
+    """
+    parts = groups(quantised)
+    lengths = [ac_code(group)[0] for group in parts]
+    dc = [_dc_prices(group) for group in parts]
+    lam = weight.reshape(-1, 1, 1, 1, 1)
+    out = torch.empty_like(quantised)
+    for rows in strips(quantised):
+        here = quantised[:, :, :, rows]
+        prices = []
+        for index, group in enumerate(parts):
+            ac = _ac_prices(group[:, :, :, rows], lengths[index])
+            both = [
+                torch.cat([d[:, :, rows].flatten(2)[..., None], a], -1)
+                for d, a in zip(dc[index], ac, strict=True)
+            ]
+            prices.append([huffman.natural_order(x, *here.shape[3:]) for x in both])
+        price = Prices(*(torch.cat(list(x), 1) for x in zip(*prices, strict=True)))
+        slope = gradient[:, :, :, rows]
+        up = slope + curvature / 2 + lam * price.up
+        down = -slope + curvature / 2 + lam * price.down
+        gain, direction = torch.minimum(up, down), torch.where(up <= down, 1.0, -1.0)
+        if kept is not None:
+            gain = torch.where(kept, gain, math.inf)
+        flat = gain.flatten(1, 2)  # (N, C*64, h, w)
+        best = flat.topk(int(count.max()), 1, largest=False).values
+        last = (count - 1).reshape(-1, 1, 1, 1).expand(-1, 1, *best.shape[2:])
+        picked = (flat <= best.gather(1, last)) & (flat < 0)
+        out[:, :, :, rows] = here + torch.where(picked.reshape(here.shape), direction, 0.0)
+    return out
