@@ -15,7 +15,7 @@ from .bitstream import MAX_SIDE, STRIP, Metadata, read_jpeg, write_jpeg
 from .checkpoint import Model
 from .errors import ImageError
 from .jpeg import BLOCK, dct_8x8, dequantise, idct_8x8, rgb_to_ycbcr, steps, ycbcr_to_rgb
-from .model import LEVELS, as_gray, bicubic_down
+from .model import LEVELS, as_gray
 from .pixels import Array, Format, from_levels, to_levels
 from .tiling import Span, Tile, tiles
 
@@ -91,22 +91,21 @@ class PreparedImage:
         features = config.encoder_channels * self.padded[0] * self.padded[1] // 16 * 4
         self._keep = features <= CACHE_BYTES
         self._features: dict[int, Tensor] = {}
-        self._bicubic = np.empty((3, *(side // config.scale for side in self.padded)), np.float32)
-        sums = torch.zeros(3, BLOCK * BLOCK, dtype=torch.float64)
+        self._base = np.empty((3, *(side // config.scale for side in self.padded)), np.float32)
+        sums: Tensor | float = 0.0
         with torch.inference_mode():
             for index, tile_ in enumerate(self._tiles):
                 planes = self._planes(tile_)
-                lr = bicubic_down(planes, config.scale)[0]
-                lr = lr[:, tile_.rows.inner(config.scale), tile_.columns.inner(config.scale)].cpu()
+                lr = self.net.encoder.base(planes)[0]
+                lr = lr[:, tile_.rows.inner(config.scale), tile_.columns.inner(config.scale)]
                 core = (slice(None), tile_.rows.core(config.scale), tile_.columns.core(config.scale))
-                self._bicubic[core] = lr.numpy()
-                sums += dct_8x8(lr[None]).abs().double().sum((0, 3, 4))
+                self._base[core] = lr.cpu().numpy()
+                sums = sums + self.net.predictor.sums(lr[None])
                 if self._keep:
                     self._features[index] = self.net.encoder.trunk(planes)
                 report((index + 1) / len(self._tiles))
-            blocks = self._bicubic[0].size // BLOCK**2
-            mean = (sums / blocks).float()
-            statistics = torch.cat([mean[0], (mean[1] + mean[2]) / 2])[None]
+            blocks = self._base[0].size // BLOCK**2
+            statistics = self.net.predictor.pooled((sums / blocks).float())
             self._statistics = statistics.to(device)
 
     def levels(self, tile: Tile) -> Tensor:
@@ -128,7 +127,7 @@ class PreparedImage:
         """LR planes of the thumbnail before quantisation, (1 or 3, h, w), whole blocks."""
         scale = self.net.config.scale
         channels = 1 if self.format.gray else 3
-        out = np.empty((channels, *self._bicubic.shape[1:]), np.float32)
+        out = np.empty((channels, *self._base.shape[1:]), np.float32)
         at = torch.tensor([level], dtype=torch.float32, device=self.device)
         with torch.inference_mode():
             for index, tile in enumerate(self._tiles):
@@ -136,7 +135,7 @@ class PreparedImage:
                 if features is None:
                     features = self.net.encoder.trunk(self._planes(tile))
                 around = (slice(None), tile.rows.outer(scale), tile.columns.outer(scale))
-                lr = torch.from_numpy(self._bicubic[around])[None].to(self.device)
+                lr = torch.from_numpy(self._base[around])[None].to(self.device)
                 planes = self.net.encoder.tail(features, lr, at)[0, :channels]
                 inner = planes[:, tile.rows.inner(scale), tile.columns.inner(scale)]
                 out[:, tile.rows.core(scale), tile.columns.core(scale)] = inner.cpu().numpy()
@@ -240,14 +239,15 @@ def reconstruct(
     size = (bottom - top, right - left)
     out = np.empty(size if fmt.gray else (*size, 3), np.dtype(fmt.dtype))
     table = torch.from_numpy(tables).float()[None].to(device)
-    work = list(tiles(padded, _whole_tile(tile, block), net.config.decoder_halo, aligned))
     with torch.inference_mode():
+        decode, halo = net.tile_decoder(quantised[None], table)
+        work = list(tiles(padded, _whole_tile(tile, block), halo, aligned))
         for index, part in enumerate(work):
             cut = quantised[:, :, part.rows.outer(block), part.columns.outer(block)]
             dequantised = dequantise(cut[None].to(device), table)
             if fmt.gray:
                 dequantised = three_planes(dequantised)
-            planes = net.decoder(idct_8x8(dequantised), dequantised, table)
+            planes = decode(part, idct_8x8(dequantised), dequantised)
             rows, inner_rows = _kept(part.rows, top, bottom)
             columns, inner_columns = _kept(part.columns, left, right)
             planes = planes[:, :, inner_rows, inner_columns]

@@ -308,7 +308,9 @@ class Session:
         if about.shape != self.shape or about.format.gray != self.format.gray:
             raise ImageError(f"the thumbnail is of an image of {about.shape[1]}x{about.shape[0]} pixels")
         started = time.perf_counter()
-        decoded = decode(data, device=str(self.device), progress=_part(report, 0.0, 0.9))
+        # Weights of the session's own aren't found by their digest among the bundled ones.
+        model = self._models.get(about.scale) if self._models is not None else None
+        decoded = decode(data, model=model, device=str(self.device), progress=_part(report, 0.0, 0.9))
         thumbnail = Thumbnail(
             data=data,
             scale=about.scale,
