@@ -25,13 +25,13 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from ..checkpoint import load_checkpoint, save_checkpoint
+from ..checkpoint import build, load_checkpoint, save_checkpoint
 from ..device import pick_device
 from ..errors import TrainingError
 from ..files import write_atomically
 from ..jpeg import ycbcr_to_rgb
 from ..metrics import psnr_from_mse
-from ..model import LEVELS, Coded, HyperThumbModel
+from ..model import LEVELS, Coded
 from .config import TrainingConfig, config_from_dict
 from .data import Batch, CropSource
 from .rate import rate_model
@@ -80,6 +80,8 @@ def loss_terms(coded: Coded, batch: Batch, level: Tensor, rate: nn.Module, confi
     mu = config.rate_weight * torch.exp(-config.rate_slope * level)
     if config.distortion == "mse":
         loss = (mse + mu * bpp + config.guidance * lr_mse) / mu.sqrt().clamp_min(1e-6)
+    elif config.distortion == "published":
+        loss = hr_error.abs().mean((1, 2, 3)) / 255 + mu * bpp + config.guidance * lr_mse / 255**2
     else:
         soft = 0.0 if config.distortion == "l1" else 1.0
         hr, lr = (
@@ -116,7 +118,7 @@ class Trainer:
             self.device = torch.device("cuda", local)
             torch.cuda.set_device(self.device)
         torch.manual_seed(config.seed)
-        self.net = HyperThumbModel(config.model)
+        self.net = build(config.model)
         if start is not None:
             self._start_from(start)
         self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -124,7 +126,7 @@ class Trainer:
         self.rate = rate_model(config.rate).to(self.device)
         self.trained = nn.ModuleDict({"net": self.net, "rate": self.rate})
         parameters = [p for p in self.trained.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(parameters, config.learning_rate)
+        self.optimiser = torch.optim.Adam(parameters, config.learning_rate, (0.9, config.adam_beta2))
         self.step, self.seconds = 0, 0.0
         self.stop_requested = False
         if (self.folder / STATE).exists():
