@@ -212,7 +212,11 @@ class Trainer:
         return c.learning_rate * factor * min(1.0, (self.step + 1) / max(1, c.warmup_steps))
 
     def _forward(self, net: nn.Module, batch: Batch, level: Tensor) -> tuple[Terms, Coded]:
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+        # Not autocast(enabled=False): with torch 2.0 even that asks for a GPU's driver.
+        mixed: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if self.device.type == "cuda":
+            mixed = torch.autocast("cuda", torch.bfloat16)
+        with mixed:
             coded: Coded = net(batch.rgb, level, batch.gray)
             return loss_terms(coded, batch, level, self.rate, self.config), coded
 
