@@ -1,7 +1,9 @@
-# make demo | test | test-napari | lint | benchmark. Each sets up what it needs; nothing is installed outside of
+# make demo | test | test-napari | test-reference | lint | benchmark. Each sets up what it needs; nothing is installed outside of
 # .venv but the Debian packages of `system` (as root, or with sudo).
 PYTHON ?= python3
 VENV ?= .venv
+REFERENCE ?= .venv-reference
+REFERENCE_PYTHON ?= $(firstword $(foreach p,python3.11 python3.10 $(PYTHON),$(shell command -v $(p))))
 BIN = $(VENV)/bin
 APT = chromium imagemagick
 APT_NAPARI = xvfb xauth libegl1 libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 \
@@ -9,7 +11,7 @@ APT_NAPARI = xvfb xauth libegl1 libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 
 XVFB = xvfb-run -a -s "-screen 0 1600x1000x24"
 KODAK ?= ../shared/data/kodak
 
-.PHONY: demo test test-napari lint benchmark system clean
+.PHONY: demo test test-napari test-reference lint benchmark system clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -25,6 +27,12 @@ test: system $(VENV)/.test
 test-napari: $(VENV)/.napari
 	@scripts/apt.sh $(APT_NAPARI)
 	$(XVFB) $(BIN)/python -m pytest tests/test_session.py tests/test_napari_*.py
+
+# Everything again, with the versions that the paper's stack needs (extra "reference"): torch 2.0, CompressAI and
+# torchjpeg, in an environment of its own. Python 3.10 or 3.11, 5.3 GB; see the README for how long it takes.
+test-reference: $(REFERENCE)/.built
+	@scripts/apt.sh $(APT) $(APT_NAPARI)
+	$(XVFB) $(REFERENCE)/bin/python -m pytest
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --fix .
@@ -50,9 +58,17 @@ $(VENV)/.napari: $(VENV)/.test
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,train,napari]' 'napari[pyqt6]' pytest-qt 'dask[array]'
 	touch $@
 
+$(REFERENCE)/.built: setup.cfg pyproject.toml
+	@$(REFERENCE_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' || \
+	  { echo 'torch 2.0 needs Python 3.10 or 3.11: make test-reference REFERENCE_PYTHON=...' >&2; exit 1; }
+	test -x $(REFERENCE)/bin/python || $(REFERENCE_PYTHON) -m venv $(REFERENCE) || \
+	  { scripts/apt.sh python3-venv && $(REFERENCE_PYTHON) -m venv $(REFERENCE); }
+	$(REFERENCE)/bin/python -m pip install -q -e '.[test,train,reference]' 'napari[pyqt6]' magicgui superqt pytest-qt 'dask[array]'
+	touch $@
+
 # A browser and ImageMagick: the tests open thumbnails in both.
 system:
 	@scripts/apt.sh $(APT)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo runs
+	rm -rf $(VENV) $(REFERENCE) build dist *.egg-info demo runs

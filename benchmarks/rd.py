@@ -37,6 +37,7 @@ RATES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)
 ANCHOR = "JPEG"
 OURS = "HyperThumb"
 BETTER = f"{OURS}, better scale"
+PUBLISHED = "Published x4"
 EXACT = 99.0
 """dB that a lossless file counts in a mean."""
 Curve = list[tuple[float, float]]
@@ -143,6 +144,19 @@ def our_tasks(scales: Sequence[int], models: Sequence[Path]) -> list[Task]:
         name = f"{OURS} x{scale}" if alone else f"{OURS} x{scale} {path.stem}"
         tasks.append(Task(Path(), name, scale, path))
     return tasks
+
+
+def published_task(path: Path) -> Task:
+    """The published architecture beside ours; its label says whether its weights were trained here."""
+    from napari_hyperthumb import load_model
+    from napari_hyperthumb.paper import PaperModel
+
+    model = load_model(path)
+    if not isinstance(model.net, PaperModel):
+        raise HyperThumbError(f"{path}: weights of our own networks; give them with --model")
+    minutes = model.notes.get("minutes")
+    kind = f"{minutes:g} min of training" if isinstance(minutes, (int, float)) else "released weights"
+    return Task(Path(), f"{PUBLISHED}, {kind}", model.scale, path)
 
 
 # ---- the summary -----------------------------------------------------------------------------
@@ -291,6 +305,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model", nargs="+", type=Path, default=[], help="weights instead of the bundled ones of --scales"
     )
+    parser.add_argument(
+        "--published", type=Path, help="weights of the published architecture (hyperthumb import-weights)"
+    )
     parser.add_argument("--levels", nargs="+", type=float, help="of ours; default: -1 to 1 in 9 steps")
     parser.add_argument("--jobs", type=int, default=1, help="processes; default: %(default)s")
     parser.add_argument("--reuse", type=Path, help="rd.csv of an earlier run, for codecs not run now")
@@ -301,6 +318,8 @@ def measured(options: argparse.Namespace, paths: Sequence[Path]) -> list[Row]:
     """Run everything; progress goes to stderr."""
     levels = None if options.levels is None else tuple(options.levels)
     ours = our_tasks(options.scales, options.model)
+    if options.published is not None:
+        ours.append(published_task(options.published))
     others = chosen_codecs(options.codecs)
     tasks = [Task(path, name) for path in paths for name in others]
     tasks += [Task(path, own.codec, own.scale, own.model, levels) for path in paths for own in ours]

@@ -1,4 +1,4 @@
-"""`hyperthumb train` and `hyperthumb evaluate`."""
+"""`hyperthumb train`, `hyperthumb evaluate` and `hyperthumb import-weights`."""
 
 from __future__ import annotations
 
@@ -178,7 +178,34 @@ def evaluate_command(
             raise typer.Exit(1)
 
 
+def import_weights_command(
+    source: Annotated[Path, typer.Argument(metavar="FILE.pth", help="The authors' released checkpoint.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="Where our file goes.")],
+    name: Annotated[str, typer.Option(help="What thumbnails coded with them say.")] = "paper-x4",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that exists.")] = False,
+) -> None:
+    """Turn the released weights of the published HyperThumbnail (scale 4) into a file for --model.
+
+    Nothing in the file is run: it is read as plain tensors only.
+    """
+    from .checkpoint import load_checkpoint
+    from .released import import_weights
+
+    try:
+        if target.exists() and not force:
+            raise HyperThumbError(f"{target}: exists already; --force replaces it")
+        released = import_weights(source, target, name)
+        model = load_checkpoint(target)
+    except HyperThumbError as error:
+        raise _stop(error) from error
+    values = sum(tensor.numel() for tensor in released.state.values())
+    _out.print(f"{target}  {model.name} ({model.digest}), {values:,} values", markup=False)
+    if released.entropy:
+        _err.print(f"{released.entropy} entries of the entropy model, which only training needs, left behind")
+
+
 def add_training_commands(app: typer.Typer) -> None:
-    """Register both commands."""
+    """Register the commands."""
     app.command("train")(train_command)
     app.command("evaluate")(evaluate_command)
+    app.command("import-weights")(import_weights_command)

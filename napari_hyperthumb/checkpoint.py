@@ -22,7 +22,13 @@ from .errors import ModelError
 from .files import write_atomically
 from .jpeg import COEFFICIENTS
 from .model import HyperThumbModel, ModelConfig
+from .paper import PaperConfig, PaperModel
 
+Net = HyperThumbModel | PaperModel
+Config = ModelConfig | PaperConfig
+OURS, PAPER = "hyperthumb", "paper"
+ARCHITECTURES: Mapping[str, type[ModelConfig] | type[PaperConfig]] = {OURS: ModelConfig, PAPER: PaperConfig}
+"""What a header may name; one that names none is ours."""
 FORMAT = "hyperthumb-weights-1"
 MAX_BYTES = 256 * 2**20
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -34,7 +40,7 @@ BUNDLED: Mapping[int, str] = {2: "ht-x2", 4: "ht-x4"}
 class Model:
     """A model ready to use, and which weights it has."""
 
-    net: HyperThumbModel
+    net: Net
     name: str
     digest: str
     """First 16 hex digits of the SHA-256 of the weights file."""
@@ -47,9 +53,14 @@ class Model:
         return self.net.config.scale
 
 
+def build(config: Config) -> Net:
+    """A network with random weights."""
+    return PaperModel(config) if isinstance(config, PaperConfig) else HyperThumbModel(config)
+
+
 def save_checkpoint(
     path: str | Path,
-    net: HyperThumbModel,
+    net: Net,
     *,
     name: str,
     notes: Mapping[str, Any] | None = None,
@@ -65,6 +76,8 @@ def save_checkpoint(
         "config": json.dumps(dataclasses.asdict(net.config)),
         "notes": json.dumps(dict(notes or {})),
     }
+    if isinstance(net, PaperModel):  # older versions must not take it for ours
+        header["architecture"] = PAPER
     write_atomically(path, save_tensors(tensors, metadata=header))
 
 
@@ -76,14 +89,17 @@ def _check_name(name: str, where: str) -> None:
         )
 
 
-def _config(text: str, where: str) -> ModelConfig:
+def _config(text: str, architecture: str, where: str) -> Config:
+    if architecture not in ARCHITECTURES:
+        raise ModelError(f"{where}: made by a newer version: unknown architecture {architecture!r}")
+    cls = ARCHITECTURES[architecture]
     try:
         values = json.loads(text)
-        known = {f.name for f in dataclasses.fields(ModelConfig)}
+        known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ModelError(f"made by a newer version: unknown setting {unknown[0]!r}")
-        return ModelConfig(**values)
+        return cls(**values)
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -106,12 +122,11 @@ def _read(path: Path) -> tuple[bytes, dict[str, str]]:
         raise ModelError(f"{path}: not a readable safetensors file: {error}") from error
 
 
-def _build(state: Mapping[str, Tensor], config: ModelConfig, where: str) -> HyperThumbModel:
-    # Weights from before moves were made have no gain of their own: a plain upsampling's stands for it.
-    state = {"gain": torch.full((3, COEFFICIENTS), float(config.scale**2)), **state}
+def check_state(state: Mapping[str, Tensor], config: Config, where: str) -> None:
+    """Raise ModelError unless these are all the weights of such a network, and sound ones."""
     # Sizes first, on the meta device: nothing is allocated for a header that doesn't fit its tensors.
     with torch.device("meta"):
-        expected = HyperThumbModel(config).state_dict()
+        expected = build(config).state_dict()
     missing = sorted(set(expected) - set(state))
     unexpected = sorted(set(state) - set(expected))
     wrong = sorted(k for k in set(state) & set(expected) if state[k].shape != expected[k].shape)
@@ -123,7 +138,14 @@ def _build(state: Mapping[str, Tensor], config: ModelConfig, where: str) -> Hype
         raise ModelError(f"{where}: weights of type {strange[0]}, which we never write")
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise ModelError(f"{where}: the weights hold NaN or infinite values")
-    net = HyperThumbModel(config)
+
+
+def _build(state: Mapping[str, Tensor], config: Config, where: str) -> Net:
+    if isinstance(config, ModelConfig):
+        # Weights from before moves were made have no gain of their own: a plain upsampling's stands for it.
+        state = {"gain": torch.full((3, COEFFICIENTS), float(config.scale**2)), **state}
+    check_state(state, config, where)
+    net = build(config)
     net.load_state_dict({key: value.float() for key, value in state.items()})
     return net
 
@@ -137,7 +159,7 @@ def load_checkpoint(path: str | Path) -> Model:
     data, header = _read(path)
     if header.get("format") != FORMAT:
         raise ModelError(f"{path}: not weights of HyperThumb (no {FORMAT!r} in its header)")
-    config = _config(header.get("config", ""), str(path))
+    config = _config(header.get("config", ""), header.get("architecture", OURS), str(path))
     net = _build(load_tensors(data), config, str(path))
     name = header.get("name", path.stem)
     _check_name(name, str(path))

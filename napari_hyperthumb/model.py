@@ -11,6 +11,7 @@ divided by 128. `level` is -1 (smallest file) .. +1 (largest), shape (N,).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,11 +35,14 @@ from .jpeg import (
     ycbcr_to_rgb,
 )
 from .moves import moved, per_block
+from .tiling import Tile
 
 STRIDE = 4
 """HR pixels a side behind one position of the residual trunks."""
 UNIT = 128.0
 LEVELS = (-1.0, 1.0)
+TileDecoder = Callable[[Tile, Tensor, Tensor], Tensor]
+"""A tile, its LR planes and dequantised coefficients (with their surroundings) to its HR planes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +186,10 @@ class Encoder(nn.Module):
         self.film = FiLM(1, 32, channels, config.encoder_level_blocks)
         self.out = _conv(channels, 3 * (STRIDE // config.scale) ** 2, gain=0.05)
 
+    def base(self, planes: Tensor) -> Tensor:
+        """The LR planes that `tail` starts from: bicubic ones. They don't depend on the level."""
+        return bicubic_down(planes, self.scale)
+
     def trunk(self, planes: Tensor) -> Tensor:
         """(N, 3, H, W), sides multiples of 4, to features (N, encoder_channels, H/4, W/4)."""
         h: Tensor = self.head(F.pixel_unshuffle(planes / UNIT, STRIDE))
@@ -241,6 +249,17 @@ class QuantisationPredictor(nn.Module):
         """
         mean = dct_8x8(lr).abs().mean((3, 4))  # (N, 3, 64)
         return torch.cat([mean[:, 0], (mean[:, 1] + mean[:, 2]) / 2], 1)
+
+    @staticmethod
+    def sums(lr: Tensor) -> Tensor:
+        """What of the statistics adds up over the tiles of an image: (1, 3, h, w) to (3, 64) float64,
+        on the CPU."""
+        return dct_8x8(lr).abs().cpu().double().sum((0, 3, 4))
+
+    @staticmethod
+    def pooled(mean: Tensor) -> Tensor:
+        """`sums` / number of blocks to statistics (1, 128)."""
+        return torch.cat([mean[0], (mean[1] + mean[2]) / 2])[None]
 
     def forward(self, statistics: Tensor, level: Tensor) -> Tensor:
         """(N, 128) and (N,) to real-valued tables within 1 .. 255, (N, 2, 64)."""
@@ -327,6 +346,8 @@ class HyperThumbModel(nn.Module):
     """Encoder, quantisation predictor and decoder, trained together."""
 
     gain: Tensor
+    ROUNDS = 1
+    """Of moves that every file gets, as in training."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -335,6 +356,10 @@ class HyperThumbModel(nn.Module):
         self.predictor = QuantisationPredictor(config)
         self.decoder = FrequencyAwareDecoder(config)
         self.register_buffer("gain", torch.full((3, COEFFICIENTS), float(config.scale**2)))
+
+    def bit_price(self, level: Tensor) -> Tensor:
+        """Squared error, averaged over pixels and colours, that one bit a pixel is worth at levels (N,)."""
+        return self.config.trade_off(level)
 
     def curvature(self, tables: Tensor, channels: int) -> Tensor:
         """Second derivative of an image's error (see `moves`) in each quantised coefficient.
@@ -382,6 +407,19 @@ class HyperThumbModel(nn.Module):
         second = (up - down) * 2 * half / steps(tables, 3).square()
         weight = keep[..., None].expand_as(second).sum((0, 3, 4)).clamp_min(1)
         return (second.sum((0, 3, 4)) / weight / 2).clamp_min(0)
+
+    def tile_decoder(self, quantised: Tensor, tables: Tensor) -> tuple[TileDecoder, int]:
+        """What decodes a tile, and the halo it needs, in HR pixels.
+
+        quantised: of the whole image, (1, 1 or 3, 64, h, w); tables: (1, 2, 64), on the network's device.
+        They are for models that do a part of their work on the whole image; this one doesn't.
+        """
+
+        def decode(tile: Tile, lr: Tensor, dequantised: Tensor) -> Tensor:
+            out: Tensor = self.decoder(lr, dequantised, tables)
+            return out
+
+        return decode, self.config.decoder_halo
 
     def forward(self, rgb: Tensor, level: Tensor, gray: Tensor | None = None) -> Coded:
         """One differentiable pass, as trained: straight-through rounding, and one round of moves.

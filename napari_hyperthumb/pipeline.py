@@ -16,7 +16,7 @@ from .bitstream import MAX_SIDE, STRIP, Metadata, read_jpeg, write_jpeg
 from .checkpoint import Model
 from .errors import ImageError
 from .jpeg import BLOCK, dct_8x8, dequantise, idct_8x8, rgb_to_ycbcr, steps, ycbcr_to_rgb
-from .model import LEVELS, as_gray, bicubic_down
+from .model import LEVELS, as_gray
 from .pixels import Array, Format, from_levels, to_levels
 from .tiling import Span, Tile, tiles
 
@@ -99,22 +99,21 @@ class PreparedImage:
         features = config.encoder_channels * self.padded[0] * self.padded[1] // 16 * 4
         self._keep = features <= CACHE_BYTES
         self._features: dict[int, Tensor] = {}
-        self._bicubic = np.empty((3, *(side // config.scale for side in self.padded)), np.float32)
-        sums = torch.zeros(3, BLOCK * BLOCK, dtype=torch.float64)
+        self._base = np.empty((3, *(side // config.scale for side in self.padded)), np.float32)
+        sums: Tensor | float = 0.0
         with torch.inference_mode():
             for index, tile_ in enumerate(self._tiles):
                 planes = self._planes(tile_)
-                lr = bicubic_down(planes, config.scale)[0]
-                lr = lr[:, tile_.rows.inner(config.scale), tile_.columns.inner(config.scale)].cpu()
+                lr = self.net.encoder.base(planes)[0]
+                lr = lr[:, tile_.rows.inner(config.scale), tile_.columns.inner(config.scale)]
                 core = (slice(None), tile_.rows.core(config.scale), tile_.columns.core(config.scale))
-                self._bicubic[core] = lr.numpy()
-                sums += dct_8x8(lr[None]).abs().double().sum((0, 3, 4))
+                self._base[core] = lr.cpu().numpy()
+                sums = sums + self.net.predictor.sums(lr[None])
                 if self._keep:
                     self._features[index] = self.net.encoder.trunk(planes)
                 report((index + 1) / len(self._tiles))
-            blocks = self._bicubic[0].size // BLOCK**2
-            mean = (sums / blocks).float()
-            statistics = torch.cat([mean[0], (mean[1] + mean[2]) / 2])[None]
+            blocks = self._base[0].size // BLOCK**2
+            statistics = self.net.predictor.pooled((sums / blocks).float())
             self._statistics = statistics.to(device)
 
     def levels(self, tile: Tile) -> Tensor:
@@ -136,7 +135,7 @@ class PreparedImage:
         """LR planes of the thumbnail before quantisation, (1 or 3, h, w), whole blocks."""
         scale = self.net.config.scale
         channels = 1 if self.format.gray else 3
-        out = np.empty((channels, *self._bicubic.shape[1:]), np.float32)
+        out = np.empty((channels, *self._base.shape[1:]), np.float32)
         at = torch.tensor([level], dtype=torch.float32, device=self.device)
         with torch.inference_mode():
             for index, tile in enumerate(self._tiles):
@@ -144,7 +143,7 @@ class PreparedImage:
                 if features is None:
                     features = self.net.encoder.trunk(self._planes(tile))
                 around = (slice(None), tile.rows.outer(scale), tile.columns.outer(scale))
-                lr = torch.from_numpy(self._bicubic[around])[None].to(self.device)
+                lr = torch.from_numpy(self._base[around])[None].to(self.device)
                 planes = self.net.encoder.tail(features, lr, at)[0, :channels]
                 inner = planes[:, tile.rows.inner(scale), tile.columns.inner(scale)]
                 out[:, tile.rows.core(scale), tile.columns.core(scale)] = inner.cpu().numpy()
@@ -170,13 +169,14 @@ class PreparedImage:
         """Forget the trunk's features; coding another level computes them again."""
         self._features.clear()
 
-    def code(self, level: float, report: Report = no_report, *, rounds: int = 1) -> Coding:
+    def code(self, level: float, report: Report = no_report, *, rounds: int | None = None) -> Coding:
         """The file at a level. Levels below -1 use the encoder of -1 and coarser tables.
 
-        rounds: of moves (module `moves`), each one pass forwards and backwards through the decoder; 0
-        for a quick look.
+        rounds: of moves (module `moves`), each one pass forwards and backwards through the decoder; None:
+        as the model was trained; 0: none, for a quick look.
         """
         tables = self.tables(level)
+        rounds = self.net.ROUNDS if rounds is None else rounds
         quantised = self.quantised(level, tables, part_of(report, 0.0, 1 / (1 + 3 * rounds)))
         for index in range(rounds):
             first, last = ((1 + 3 * at) / (1 + 3 * rounds) for at in (index, index + 1))
@@ -235,7 +235,7 @@ class PreparedImage:
                 quantised[None],
                 gradient[None],
                 curvature.to(quantised.device),
-                config.trade_off(at) * weight,
+                self.net.bit_price(at) * weight,
                 (moves.per_block(config.scale, at) * share).round().long().clamp_min(1),
             )[0]
 
@@ -312,14 +312,15 @@ def reconstruct(
     size = (bottom - top, right - left)
     out = np.empty(size if fmt.gray else (*size, 3), np.dtype(fmt.dtype))
     table = torch.from_numpy(tables).float()[None].to(device)
-    work = list(tiles(padded, _whole_tile(tile, block), net.config.decoder_halo, aligned))
     with torch.inference_mode():
+        decode, halo = net.tile_decoder(quantised[None], table)
+        work = list(tiles(padded, _whole_tile(tile, block), halo, aligned))
         for index, part in enumerate(work):
             cut = quantised[:, :, part.rows.outer(block), part.columns.outer(block)]
             dequantised = dequantise(cut[None].to(device), table)
             if fmt.gray:
                 dequantised = three_planes(dequantised)
-            planes = net.decoder(idct_8x8(dequantised), dequantised, table)
+            planes = decode(part, idct_8x8(dequantised), dequantised)
             rows, inner_rows = _kept(part.rows, top, bottom)
             columns, inner_columns = _kept(part.columns, left, right)
             planes = planes[:, :, inner_rows, inner_columns]

@@ -260,7 +260,7 @@ class Session:
         """
         started = time.perf_counter()
         prepared = self.prepare(scale, region, part_of(report, 0.0, 0.4))
-        coding = prepared.code(level, part_of(report, 0.4, 0.6), rounds=0 if region else 1)
+        coding = prepared.code(level, part_of(report, 0.4, 0.6), rounds=0 if region else None)
         seconds = time.perf_counter() - started
         return self._step(prepared, coding, region, seconds, with_ssim, part_of(report, 0.6, 1.0))
 
@@ -311,7 +311,9 @@ class Session:
         if about.shape != self.shape or about.format.gray != self.format.gray:
             raise ImageError(f"the thumbnail is of an image of {about.shape[1]}x{about.shape[0]} pixels")
         started = time.perf_counter()
-        decoded = decode(data, device=str(self.device), progress=part_of(report, 0.0, 0.9))
+        # Weights of the session's own aren't found by their digest among the bundled ones.
+        model = self._models.get(about.scale) if self._models is not None else None
+        decoded = decode(data, model=model, device=str(self.device), progress=part_of(report, 0.0, 0.9))
         thumbnail = Thumbnail(
             data=data,
             scale=about.scale,

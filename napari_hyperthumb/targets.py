@@ -110,6 +110,8 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
             f"the smallest file of this image has {least} bytes"
         )
     inside = LEVELS[0] <= below.level < LEVELS[1]
+    if not prepared.net.ROUNDS:
+        return Candidate(below.result, prepared, inside)
     level, tables = below.level, below.result.tables
     quantised = prepared.quantised(level, tables)
     state = State.at(prepared, level, tables, quantised, next(reports))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
+import types
 import xml.etree.ElementTree as ET
 
 import mozjpeg_lossless_optimization as mozjpeg
@@ -331,3 +333,83 @@ def test_torchjpeg_without_metadata_writes_none():
     tables = random_tables()
     data = write_jpeg(random_coefficients((8, 8), 3, tables), tables, (8, 8), backend="torchjpeg")
     assert 0xE1 not in [marker for marker, _, _ in segments(data)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(8, 8), (9, 17), (40, 56)])
+def test_torchjpeg_and_pillow_give_the_same_coefficients_tables_and_sizes(channels, size):
+    pytest.importorskip("torchjpeg.codec")
+    tables = random_tables(channels)
+    quantised = random_coefficients(size, channels, tables)
+    found = []
+    for writer in bitstream.BACKENDS:
+        data = write_jpeg(quantised, tables, size, META, backend=writer)
+        found += [read_jpeg(data, backend=reader) for reader in bitstream.BACKENDS]
+    h, w = (-(-side // 8) for side in size)
+    for contents in found:
+        assert contents.size == size
+        assert contents.quantised.shape == (channels, 64, h, w)
+        assert torch.equal(contents.quantised, quantised)
+        assert np.array_equal(contents.tables, tables)
+
+
+@pytest.fixture
+def unreached(monkeypatch):
+    """A torchjpeg that fails the test when a file gets as far as to it."""
+
+    def read_coefficients(path):
+        pytest.fail("a file reached torchjpeg unchecked")
+
+    codec = types.SimpleNamespace(read_coefficients=read_coefficients)
+    monkeypatch.setattr(bitstream, "_torchjpeg", lambda: codec)
+
+
+def test_whole_files_do_reach_torchjpeg(sample, unreached):
+    with pytest.raises(pytest.fail.Exception, match="reached torchjpeg"):
+        read_jpeg(sample[2], backend="torchjpeg")
+
+
+def test_crafted_files_never_reach_torchjpeg(sample, unreached):
+    """It ends the process on them. Every cut of a good file, and every kind of damage to its headers."""
+    data = sample[2]
+    frame = read_frame(data)
+    crafted = [data[:end] for end in range(0, len(data) - 2, 7)]
+    crafted += [with_size(data, 65_500, 65_500), with_size(data, 0, 8), b"", b"\xff\xd8" * 40]
+    for start in range(2, frame.offset + 40):
+        crafted.append(data[:start] + bytes([data[start] ^ 0xFF]) + data[start + 1 :])
+    refused = 0
+    for bad in crafted:
+        try:
+            read_jpeg(bad, backend="torchjpeg")
+        except ThumbnailError:
+            refused += 1
+        except pytest.fail.Exception:  # Pillow decodes it to the end: so does libjpeg there
+            bitstream._read_planes(bad, read_frame(bad))
+    assert refused > len(data) // 7
+
+
+def test_torchjpeg_survives_what_pillow_decodes_from_damaged_files(sample, tmp_path):
+    """In a process of its own, which must end well: flipped bits all through a good file."""
+    pytest.importorskip("torchjpeg.codec")
+    data = sample[2]
+    (tmp_path / "good.jpg").write_bytes(data)
+    program = (
+        "import pathlib, sys, warnings\n"
+        "from napari_hyperthumb.bitstream import read_jpeg\n"
+        "from napari_hyperthumb.errors import HyperThumbError\n"
+        "data = pathlib.Path(sys.argv[1]).read_bytes()\n"
+        "done = refused = 0\n"
+        "for at in range(2, len(data)):\n"
+        "    bad = data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :]\n"
+        "    try:\n"
+        "        read_jpeg(bad, backend='torchjpeg')\n"
+        "        done += 1\n"
+        "    except HyperThumbError:\n"
+        "        refused += 1\n"
+        "print(done, refused)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "good.jpg")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, f"{ended.returncode}: {ended.stderr[-500:]}"
+    done, refused = map(int, ended.stdout.split()[-2:])
+    assert done > 0 and refused > 0

@@ -21,7 +21,7 @@ BASE: dict[str, Any] = {"name": "test", "model": {"scale": 2}, "steps": 10}
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_in_the_repository_loads(path):
     config = load_config(path)
-    assert config.name == f"ht-{path.stem}"
+    assert config.name == (path.stem if config.architecture == "paper" else f"ht-{path.stem}")
     assert config.patch % config.model.block == 0
     assert config_from_dict(config.to_dict()) == config
 
@@ -120,6 +120,11 @@ def test_unknown_settings_and_wrong_types_are_named(changes, named):
         ({"guidance": -1}, "guidance must not be negative"),
         ({"distortion": "l2"}, "distortion"),
         ({"rate": "arithmetic"}, "rate"),
+        ({"adam_beta2": 1}, "adam_beta2"),
+        ({"architecture": "unet"}, "architecture must be one of hyperthumb, paper"),
+        ({"architecture": "paper", "model": {}, "patch": 64}, "rate: huffman"),
+        ({"architecture": "paper", "model": {"scale": 2}}, "scale 4"),
+        ({"architecture": "paper", "model": {"predictor_hidden": 2}}, "unknown setting predictor_hidden"),
         ({"model": {"scale": 3}}, "scale"),
         ({"model": {"scale": 2, "decoder_blocks": 0}}, "decoder_blocks"),
         ({"model": {"scale": 2, "dead_zone": 0.5}}, "dead_zone"),

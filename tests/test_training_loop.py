@@ -102,8 +102,11 @@ def test_loss_is_the_stated_formula(source, distortion):
 
     hr, lr, bicubic = (x.detach().double().numpy() for x in (coded.hr, coded.lr, coded.bicubic))
     hr_error, lr_error = hr - batch.rgb.double().numpy(), rgb(lr) - rgb(bicubic)
-    measure = {"mse": np.square, "l1": np.abs, "charbonnier": lambda e: np.sqrt(e * e + 1)}[distortion]
-    d_hr, d_lr = (measure(e).mean((1, 2, 3)) for e in (hr_error, lr_error))
+    if distortion == "published":
+        d_hr, d_lr = np.abs(hr_error / 255).mean((1, 2, 3)), np.square(lr_error / 255).mean((1, 2, 3))
+    else:
+        measure = {"mse": np.square, "l1": np.abs, "charbonnier": lambda e: np.sqrt(e * e + 1)}[distortion]
+        d_hr, d_lr = (measure(e).mean((1, 2, 3)) for e in (hr_error, lr_error))
     bpp = rate(coded.scaled, coded.quantised, batch.gray).detach().numpy() / 32**2
     mu = 90.0 * np.exp(-1.3 * level.numpy())
     losses = (d_hr + mu * bpp + 0.4 * d_lr) / (np.sqrt(mu) if distortion == "mse" else 1)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import ARCHITECTURES, OURS, PAPER, Config
 from ..errors import DependencyError, ModelError, TrainingError
-from ..model import ModelConfig
 
-DISTORTIONS = ("mse", "charbonnier", "l1")
+DISTORTIONS = ("mse", "charbonnier", "l1", "published")
 RATES = ("huffman", "nonzero", "entropy-bottleneck")
 
 
@@ -22,10 +22,14 @@ class TrainingConfig:
     ``mu = model.trade_off(level)``; D is `distortion` in 8-bit levels, hr the
     reconstruction against the original, lr the thumbnail as a viewer shows it against the bicubic
     one. With "mse" the normaliser is ``sqrt(mu)``, which lets every level pull alike; otherwise 1.
+    "published" is the authors': samples of 0 .. 1, absolute error for hr, squared error for lr.
     """
 
     name: str
-    model: ModelConfig
+    model: Config
+    """Sizes of the networks; which settings there are depends on `architecture`."""
+    architecture: str = OURS
+    """"hyperthumb", or "paper" for the published one (module `paper`), trained at its one rate."""
     patch: int = 192
     """Side of the random crops, HR pixels, a multiple of the model's block."""
     batch: int = 4
@@ -37,6 +41,8 @@ class TrainingConfig:
     final_learning_rate: float = 0.02
     """Of `learning_rate`, where the cosine ends."""
     warmup_steps: int = 100
+    adam_beta2: float = 0.999
+    """Decay of Adam's mean of squared gradients."""
     clip: float = 5.0
     """Largest norm of the gradient."""
     ema: float = 0.999
@@ -58,6 +64,9 @@ class TrainingConfig:
             if not good:
                 raise TrainingError(f"training configuration: {text}")
 
+        check(self.architecture in ARCHITECTURES, f"architecture must be one of {tuple(ARCHITECTURES)}")
+        cls = ARCHITECTURES[self.architecture]
+        check(isinstance(self.model, cls), f"architecture {self.architecture} takes a {cls.__name__}")
         check(self.distortion in DISTORTIONS, f"distortion must be one of {DISTORTIONS}")
         check(self.rate in RATES, f"rate must be one of {RATES}")
         block = self.model.block
@@ -72,6 +81,12 @@ class TrainingConfig:
         )
         check((self.minutes or self.steps or 0) > 0, "the budget must be more than 0")
         check(self.learning_rate > 0, "learning_rate must be more than 0")
+        check(0 < self.adam_beta2 < 1, "adam_beta2 must be between 0 and 1")
+        check(
+            self.architecture != PAPER or self.rate != "huffman",
+            "rate: huffman counts whole numbers, but the architecture paper trains with noise instead of "
+            "rounding; choose entropy-bottleneck (published) or nonzero",
+        )
         check(0 <= self.ema < 1, "ema must be from 0 to less than 1")
         check(0 <= self.gray <= 1, "gray must be from 0 to 1")
         check(0 <= self.held_out < 1, "held_out must be from 0 to less than 1")
@@ -106,7 +121,7 @@ class _Fields:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             good = (
                 (value is None and "None" in wanted)
-                or ("ModelConfig" in wanted and isinstance(value, dict))
+                or (wanted == "Config" and isinstance(value, dict))
                 or ("str" in wanted and isinstance(value, str))
                 or ("float" in wanted and number)
                 or ("int" in wanted and number and isinstance(value, int))
@@ -126,9 +141,13 @@ def config_from_dict(values: object, where: str = "configuration", **changes: An
     for budget, other in (("minutes", "steps"), ("steps", "minutes")):
         if changes.get(budget) is not None and changes.get(other) is None:
             values[other] = None
-    model = _Fields(ModelConfig).check(values.get("model", {}), f"{where}, model")
+    architecture = values.get("architecture", OURS)
+    if architecture not in ARCHITECTURES:
+        raise TrainingError(f"{where}: architecture must be one of {', '.join(ARCHITECTURES)}")
+    sizes = ARCHITECTURES[architecture]
+    model = _Fields(sizes).check(values.get("model", {}), f"{where}, model")
     try:
-        return TrainingConfig(**{**values, "model": ModelConfig(**model)})
+        return TrainingConfig(**{**values, "model": sizes(**model)})
     except (TypeError, ModelError) as error:
         raise TrainingError(f"{where}: {error}") from error
 

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from ..checkpoint import load_checkpoint, save_checkpoint
+from ..checkpoint import build, load_checkpoint, save_checkpoint
 from ..device import pick_device
 from ..errors import TrainingError
 from ..files import write_atomically
@@ -82,6 +82,8 @@ def loss_terms(coded: Coded, batch: Batch, level: Tensor, rate: nn.Module, confi
     mu = config.model.trade_off(level)
     if config.distortion == "mse":
         loss = (mse + mu * bpp + config.guidance * lr_mse) / mu.sqrt().clamp_min(1e-6)
+    elif config.distortion == "published":
+        loss = hr_error.abs().mean((1, 2, 3)) / 255 + mu * bpp + config.guidance * lr_mse / 255**2
     else:
         soft = 0.0 if config.distortion == "l1" else 1.0
         hr, lr = (
@@ -118,7 +120,7 @@ class Trainer:
             self.device = torch.device("cuda", local)
             torch.cuda.set_device(self.device)
         torch.manual_seed(config.seed)
-        self.net = HyperThumbModel(config.model)
+        self.net = build(config.model)
         if start is not None:
             self._start_from(start)
         self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -126,7 +128,7 @@ class Trainer:
         self.rate = rate_model(config.rate).to(self.device)
         self.trained = nn.ModuleDict({"net": self.net, "rate": self.rate})
         parameters = [p for p in self.trained.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(parameters, config.learning_rate)
+        self.optimiser = torch.optim.Adam(parameters, config.learning_rate, (0.9, config.adam_beta2))
         self.step, self.seconds = 0, 0.0
         self.stop_requested = False
         if (self.folder / STATE).exists():
@@ -212,7 +214,11 @@ class Trainer:
         return c.learning_rate * factor * min(1.0, (self.step + 1) / max(1, c.warmup_steps))
 
     def _forward(self, net: nn.Module, batch: Batch, level: Tensor) -> tuple[Terms, Coded]:
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+        # Not autocast(enabled=False): with torch 2.0 even that asks for a GPU's driver.
+        mixed: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if self.device.type == "cuda":
+            mixed = torch.autocast("cuda", torch.bfloat16)
+        with mixed:
             coded: Coded = net(batch.rgb, level, batch.gray)
             return loss_terms(coded, batch, level, self.rate, self.config), coded
 
@@ -228,6 +234,8 @@ class Trainer:
         return Batch(rgb, batch.gray.to(self.device))
 
     def _measure_gain(self, coded: Coded, batch: Batch) -> None:
+        if not isinstance(self.net, HyperThumbModel):
+            return
         generator = torch.Generator().manual_seed(self.config.seed + self.step)
         keep = planes_kept(coded.lr.detach(), batch.gray)
         now = self.net.measured_gain(coded.quantised.detach(), coded.tables, batch.rgb, keep, generator)
@@ -257,7 +265,8 @@ class Trainer:
         with torch.no_grad():
             for mean, now in zip(self.ema.parameters(), self.net.parameters(), strict=True):
                 mean.lerp_(now, 1 - decay)
-            self.ema.gain.copy_(self.net.gain)
+            for stale, fresh in zip(self.ema.buffers(), self.net.buffers(), strict=True):
+                stale.copy_(fresh)
         return terms
 
     # ---- the run -----------------------------------------------------------------------------

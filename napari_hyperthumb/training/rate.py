@@ -75,7 +75,12 @@ class NonzeroCount(nn.Module):
 
 
 class EntropyBottleneckRate(nn.Module):
-    """The paper's choice: CompressAI's factorised prior over the 192 coefficients (Ballé et al. 2018)."""
+    """The paper's choice: CompressAI's factorised priors (Ballé et al., ICLR 2018), one over the 64 luma
+    coefficients and one over those of both chroma planes.
+
+    Each call draws noise of its own, so the likelihoods are not those of the very noise that a decoder
+    trained beside it sees: the mean of the loss is the same.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,13 +90,15 @@ class EntropyBottleneckRate(nn.Module):
             raise DependencyError(
                 "rate: entropy-bottleneck needs CompressAI: pip install compressai (or choose rate: huffman)"
             ) from error
-        self.prior = EntropyBottleneck(3 * COEFFICIENTS)
+        self.priors = nn.ModuleList(EntropyBottleneck(COEFFICIENTS) for _ in range(2))
 
     def forward(self, scaled: Tensor, quantised: Tensor, gray: Tensor | None = None) -> Tensor:
-        _, likelihood = self.prior(scaled.flatten(1, 2), training=True)
-        bits = -torch.log2(likelihood).reshape(scaled.shape)
-        luma, chroma = bits[:, :1].flatten(1).sum(1), bits[:, 1:].flatten(1).sum(1)
-        return _total(luma, chroma, gray)
+        n = scaled.shape[0]
+        bits = []
+        for prior, planes in zip(self.priors, (scaled[:, :1], scaled[:, 1:]), strict=True):
+            _, likelihood = prior(planes.flatten(0, 1), training=True)  # (N * C, 64, h, w)
+            bits.append(-torch.log2(likelihood).reshape(n, -1).sum(1))
+        return _total(bits[0], bits[1], gray)
 
 
 def rate_model(name: str) -> nn.Module:

@@ -1,0 +1,90 @@
+"""docs/guide.md: what it tells people to run, runs, in its order, on the picture it names."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GUIDE = ROOT / "docs" / "guide.md"
+
+
+class Block(NamedTuple):
+    """A fenced block."""
+
+    line: int
+    language: str
+    text: str
+
+
+def blocks(markdown: str) -> list[Block]:
+    """Every fenced block, in order."""
+    found = re.finditer(r"^```(\w*)\n(.*?)^```$", markdown, re.M | re.S)
+    return [Block(markdown[: m.start()].count("\n") + 1, m[1], m[2]) for m in found]
+
+
+def run(block: Block, folder: Path) -> str:
+    """Run one block in a folder; what it printed. Python runs in this process: torch is loaded already."""
+    if block.language == "python":
+        printed = io.StringIO()
+        before = Path.cwd()
+        os.chdir(folder)
+        try:
+            with contextlib.redirect_stdout(printed):
+                exec(compile(block.text, f"guide.md, line {block.line}", "exec"), {"__name__": "__main__"})
+        finally:
+            os.chdir(before)
+        return printed.getvalue()
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    # The command as it is in this environment, whether the package is installed there or not.
+    shim = f'hyperthumb() {{ "{sys.executable}" -m napari_hyperthumb.cli "$@"; }}\n'
+    command = ["bash", "-euo", "pipefail", "-c", shim + block.text]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"guide.md, line {block.line}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_a_block_that_fails_is_seen(tmp_path):
+    for block in (Block(1, "python", "assert False"), Block(2, "sh", "false\ntrue")):
+        with pytest.raises(AssertionError):
+            run(block, tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its commands are for a POSIX shell")
+def test_everything_in_the_guide_runs(tmp_path):
+    found = blocks(GUIDE.read_text(encoding="utf-8"))
+    assert {block.language for block in found} == {"python", "sh", "text"}
+    runnable = [block for block in found if block.language != "text"]
+    assert len(runnable) >= 10
+    printed = "".join(run(block, tmp_path) for block in runnable)
+    made = {path.name for path in tmp_path.iterdir()}
+    pictures = {"photo.png", "photo.ht.jpg", "small.ht.jpg", "back.png", "psnr.ht.jpg", "level.ht.jpg"}
+    assert made == pictures | {"info.json"}
+    assert (tmp_path / "small.ht.jpg").stat().st_size <= 5000
+    (result,) = json.loads((tmp_path / "info.json").read_text())["results"]
+    assert (result["width"], result["height"]) == (600, 400)
+    for text in ("FF DB", "give the scale", "saved again by another program", "of the coefficients"):
+        assert text in printed, text
+
+
+def test_the_packet_it_shows_is_the_one_that_is_written():
+    from napari_hyperthumb import bitstream
+
+    (shown,) = (block.text for block in blocks(GUIDE.read_text(encoding="utf-8")) if block.language == "text")
+    one_line = " ".join(shown.split("\n")).strip()
+    value = re.search(r'ht:Thumbnail="([^"]+)"', one_line)
+    assert value
+    assert bitstream._RDF.format(value[1]) == one_line
+    parsed = bitstream._parse_metadata(one_line.encode(), gray=False)
+    assert parsed is not None
+    assert (parsed[0].scale, parsed[0].shape, parsed[0].model) == (2, (400, 600), "ht-x2")
