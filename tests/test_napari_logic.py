@@ -191,7 +191,7 @@ def test_alpha_is_noticed() -> None:
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # napari's own
 def test_an_empty_layer_is_refused() -> None:
     viewer = ViewerModel()
-    layer = viewer.add_image(np.zeros((0, 8), np.uint8), contrast_limits=(0, 255))
+    layer = viewer.add_image(np.zeros((0, 8, 8), np.uint8), contrast_limits=(0, 255))
     with pytest.raises(ImageError, match="empty"):
         plane(viewer, layer)
 
