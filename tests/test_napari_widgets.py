@@ -512,10 +512,18 @@ def test_metrics_follow_the_view(viewer: Any, compared: Any) -> None:
 
 
 def test_the_grid_shows_all_and_one_shows_one(viewer: Any, compared: Any) -> None:
+    viewer.window.show()
+    pause(0.5)
+    viewer.reset_view()
+    pause(0.2)
+    zoom = viewer.scene.camera.zoom
     compared.mode_buttons.button(1).click()
     assert viewer.canvas.grid.enabled
-    assert all(layer.visible for layer in viewer.layers)
+    assert all(layer.visible and layer.name_overlay.visible for layer in viewer.layers)
+    pause(0.2)
+    assert viewer.scene.camera.zoom < zoom
     compared.mode_buttons.button(0).click()
+    assert viewer.scene.camera.zoom == pytest.approx(zoom)
     assert not viewer.canvas.grid.enabled
     assert [layer.visible for layer in viewer.layers] == [True, False, False, False]
 
@@ -567,7 +575,9 @@ def test_the_swipe_is_dragged_across_the_canvas(viewer: Any, compared: Any) -> N
     compared.mode_buttons.button(2).click()
     swipe = compared._swipe
     assert swipe.active
-    assert names(viewer)[-2:] == ["swipe: right side", "swipe: line"]
+    assert names(viewer)[-2:] == ["photo reconstruction, right side", "swipe line"]
+    assert viewer.layers[-2].name_overlay.visible
+    assert viewer.layers["photo"].name_overlay.visible
     viewer.window.show()  # else the canvas knows no size
     pause(0.5)
     viewer.reset_view()
@@ -575,7 +585,7 @@ def test_the_swipe_is_dragged_across_the_canvas(viewer: Any, compared: Any) -> N
     mouse.drag([start, start + 10, start + 20])
     assert swipe.column == pytest.approx(start + 20, abs=1)
     assert viewer.scene.camera.center == centre  # the canvas stayed where it was
-    right = viewer.layers["swipe: right side"]
+    right = viewer.layers["photo reconstruction, right side"]
     assert right.data.shape[1] == 96 - swipe.column
     assert right.data_to_world((0, 0))[1] == swipe.column
     assert compared.swipe_slider.value() == round(1000 * swipe.column / 96)
@@ -589,7 +599,7 @@ def test_the_swipe_is_dragged_across_the_canvas(viewer: Any, compared: Any) -> N
     compared.b_box.setCurrentIndex(3)
     assert swipe.active
     compared.blink()
-    assert not viewer.layers["swipe: right side"].visible
+    assert not viewer.layers["photo WebP, right side"].visible
     compared.mode_buttons.button(0).click()
     assert not swipe.active
     assert len(viewer.layers) == 4

@@ -35,7 +35,7 @@ from . import preferences
 from .comparison import ORIGINAL, Comparison, Score, compare_at, draw_figure
 from .controls import LayerBox, not_ours, notify, scrolling
 from .jobs import Report
-from .layers import KEY, display_limits, find, show, show_error
+from .layers import KEY, display_limits, find, label, show, show_error
 from .panel import Panel
 from .sources import Region, plane_of, visible_region
 from .swipe import Swipe, camera_of
@@ -46,7 +46,7 @@ MODES = {
     "Grid": "All side by side; moving one moves them all",
     "Swipe": "A on the left of a line that you drag across the canvas, B on its right",
 }
-COLUMNS = ("", "Bytes", "PSNR", "SSIM", "PSNR\non screen", "SSIM\non screen")
+COLUMNS = ("", "Bytes", "PSNR\n(dB)", "SSIM", "PSNR\non screen", "SSIM\non screen")
 BLINK_KEY = "k"
 THROTTLE_MS = 250
 
@@ -170,7 +170,7 @@ class CompareWidget(Panel):
         """Leave the viewer as it is without a comparison: no swipe, no grid of ours."""
         self._swipe.stop()
         if self.mode == "Grid":
-            self._set_grid(False)
+            self._set_grid(False, self._sees_all())
         self.mode_buttons.button(0).setChecked(True)
 
     # ---- comparing ---------------------------------------------------------------------------
@@ -246,7 +246,7 @@ class CompareWidget(Panel):
                 box.addItems(names)
                 box.setCurrentIndex(at)
         self.look.setEnabled(True)
-        self.status.say(f"All at {human_bytes(len(comparison.thumbnail))} or just below")
+        self.status.say(f"All at {human_bytes(len(comparison.thumbnail))} or less")
         self._arrange()
         self._measure()
 
@@ -292,44 +292,40 @@ class CompareWidget(Panel):
         if comparison is None or comparison.plane.layer not in self.viewer.layers:
             return
         self._other_shown = False
+        saw_all = self._sees_all()  # napari doesn't know for a moment while layers come and go in a grid
         a, b = self.a_box.currentText(), self.b_box.currentText()
         grid = self.mode == "Grid"
         wanted = {self._layer(name) for name in comparison.images} if grid else {self._layer(a)}
         self._swipe.stop()
         for layer in self.viewer.layers:
             layer.visible = layer in wanted
-        self._set_grid(grid)
+        self._set_grid(grid, saw_all)
         for layer in wanted:
-            self._label(layer, grid)
+            label(layer, self.mode != "One")
         self.swipe_slider.setEnabled(self.mode == "Swipe")
         if self.mode == "Swipe":
-            self._swipe.start(comparison.plane.layer, comparison.plane.index, comparison.images[b])
+            self._swipe.start(
+                comparison.plane.layer, comparison.plane.index, comparison.images[b], self._name_of(b)
+            )
             self._swiped(self._swipe.column)
 
-    def _set_grid(self, enabled: bool) -> None:
+    def _set_grid(self, enabled: bool, saw_all: bool) -> None:
         """Switch the grid; somebody who saw the whole image sees all of it afterwards too."""
         grid = getattr(self.viewer, "canvas", self.viewer).grid
         if grid.enabled == enabled:
             return
-        region = self._region()
-        all_of_it = (
-            region is None
-            or self._comparison is None
-            or any(
-                stop - start >= 0.9 * n
-                for (start, stop), n in zip(region, self._comparison.plane.shape, strict=True)
-            )
-        )
         grid.stride = 1
         grid.enabled = enabled
-        if all_of_it:
+        if saw_all:
             self.viewer.reset_view()
 
-    @staticmethod
-    def _label(layer: Image, visible: bool) -> None:
-        overlay = getattr(layer, "name_overlay", None)
-        if overlay is not None:
-            overlay.visible = visible
+    def _sees_all(self) -> bool:
+        """Whether the whole image is on screen, along one side at least."""
+        region = self._region()
+        if region is None or self._comparison is None:
+            return True
+        sides = zip(region, self._comparison.plane.shape, strict=True)
+        return any(stop - start >= 0.9 * side for (start, stop), side in sides)
 
     def _slid(self, position: int) -> None:
         if self._comparison is not None:
@@ -425,7 +421,10 @@ class CompareWidget(Panel):
             self.table.rowHeight(number) for number in range(len(rows))
         )
         self.table.setFixedHeight(height + 6)
-        self.table.setMinimumWidth(self.table.horizontalHeader().length() + 4)
+        header = self.table.horizontalHeader()
+        wanted = sum(header.sectionSizeHint(column) for column in range(len(COLUMNS)))
+        contents = sum(self.table.sizeHintForColumn(column) for column in range(len(COLUMNS)))
+        self.table.setMinimumWidth(max(wanted, contents) + 8)
 
     # ---- exporting ---------------------------------------------------------------------------
 
@@ -470,6 +469,7 @@ def _table() -> QTableWidget:
     table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
     header = table.horizontalHeader()
     header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+    header.setStretchLastSection(True)
     table.setWordWrap(False)
     table.setFixedHeight(header.sizeHint().height() + 4)
     table.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)

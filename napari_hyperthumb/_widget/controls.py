@@ -204,7 +204,7 @@ class Facts(QWidget):
         for number, name in enumerate(names):
             row, column = divmod(number, columns)
             label, value = QLabel(name), QLabel("–")
-            label.setEnabled(False)  # the theme's fainter ink
+            value.setStyleSheet("font-weight: 600")
             value.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
             value.setWordWrap(columns == 1)
             grid.addWidget(label, row, 2 * column, Qt.AlignmentFlag.AlignTop)
