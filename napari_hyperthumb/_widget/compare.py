@@ -422,9 +422,7 @@ class CompareWidget(Panel):
         )
         self.table.setFixedHeight(height + 6)
         header = self.table.horizontalHeader()
-        wanted = sum(header.sectionSizeHint(column) for column in range(len(COLUMNS)))
-        contents = sum(self.table.sizeHintForColumn(column) for column in range(len(COLUMNS)))
-        self.table.setMinimumWidth(max(wanted, contents) + 8)
+        self.table.setMinimumWidth(header.length() + 8)
 
     # ---- exporting ---------------------------------------------------------------------------
 
@@ -469,7 +467,6 @@ def _table() -> QTableWidget:
     table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
     header = table.horizontalHeader()
     header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-    header.setStretchLastSection(True)
     table.setWordWrap(False)
     table.setFixedHeight(header.sizeHint().height() + 4)
     table.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
