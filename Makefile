@@ -5,10 +5,11 @@ VENV ?= .venv
 REFERENCE ?= .venv-reference
 REFERENCE_PYTHON ?= $(firstword $(foreach p,python3.11 python3.10 $(PYTHON),$(shell command -v $(p))))
 BIN = $(VENV)/bin
-APT = chromium imagemagick
-APT_NAPARI = xvfb xauth libegl1 libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 \
+# A browser and ImageMagick, since the tests open thumbnails in both; a virtual screen and what Qt draws with.
+APT = chromium imagemagick xvfb xauth libegl1 libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 \
   libxcb-shape0 libdbus-1-3 libglib2.0-0 libfontconfig1
-XVFB = xvfb-run -a -s "-screen 0 1600x1000x24"
+# Where there is none, the tests of the widgets take the real screen, or are skipped.
+SCREEN = $(if $(shell command -v xvfb-run),xvfb-run -a -s "-screen 0 1600x1000x24")
 KODAK ?= ../shared/data/kodak
 
 .PHONY: demo test test-napari test-reference lint benchmark system clean
@@ -21,18 +22,16 @@ test: system $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(SCREEN) $(BIN)/python -m pytest
 
-# The widgets, in a real viewer on a virtual screen.
-test-napari: $(VENV)/.napari
-	@scripts/apt.sh $(APT_NAPARI)
-	$(XVFB) $(BIN)/python -m pytest tests/test_session.py tests/test_napari_*.py
+# Of the tests only those of the napari plugin, in a real viewer.
+test-napari: system $(VENV)/.test
+	$(SCREEN) $(BIN)/python -m pytest tests/test_session.py tests/test_napari_*.py
 
 # Everything again, with the versions that the paper's stack needs (extra "reference"): torch 2.0, CompressAI and
 # torchjpeg, in an environment of its own. Python 3.10 or 3.11, 5.3 GB; see the README for how long it takes.
-test-reference: $(REFERENCE)/.built
-	@scripts/apt.sh $(APT) $(APT_NAPARI)
-	$(XVFB) $(REFERENCE)/bin/python -m pytest
+test-reference: system $(REFERENCE)/.built
+	$(SCREEN) $(REFERENCE)/bin/python -m pytest
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --fix .
@@ -51,12 +50,8 @@ $(VENV)/.core: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,train]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,train,napari]'
 	touch $@ $(VENV)/.core
-
-$(VENV)/.napari: $(VENV)/.test
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,train,napari]' 'napari[pyqt6]' pytest-qt 'dask[array]'
-	touch $@
 
 $(REFERENCE)/.built: setup.cfg pyproject.toml
 	@$(REFERENCE_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' || \
@@ -66,7 +61,6 @@ $(REFERENCE)/.built: setup.cfg pyproject.toml
 	$(REFERENCE)/bin/python -m pip install -q -e '.[test,train,reference]' 'napari[pyqt6]' magicgui superqt pytest-qt 'dask[array]'
 	touch $@
 
-# A browser and ImageMagick: the tests open thumbnails in both.
 system:
 	@scripts/apt.sh $(APT)
 

@@ -3,15 +3,17 @@
     xvfb-run -a -s "-screen 0 1600x1000x24" python benchmarks/interactive.py
 
 Prints medians of: the step as a whole (slider moved to layers updated and painted), and its parts; the
-longest time the window didn't answer while a 6K image (6144x3456) is coded; and what the plugin adds
-to napari's start. --no-window leaves out everything that needs a screen.
+longest times the window didn't answer while a 6K image (6144x3456) is coded; and what the plugin adds
+to napari's start. `parts` needs no screen.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from statistics import median
@@ -20,6 +22,8 @@ import numpy as np
 
 SIDE = 512
 STEPS = 24
+THROTTLE = 0.08
+"""Seconds after which a moved slider is looked at again."""
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -30,14 +34,16 @@ def picture(height: int, width: int) -> np.ndarray:
     return np.tile(photo, (-(-height // photo.shape[0]), -(-width // photo.shape[1]), 1))[:height, :width]
 
 
-def timed(work: Callable[[], object], times: int = STEPS) -> float:
-    """Median milliseconds."""
-    taken = []
-    for _ in range(times):
-        started = time.perf_counter()
+def timed(work: Callable[[], object], pause: float = 0) -> str:
+    """The median of wall times, beside the fastest and the CPU time: machines have other things to do."""
+    wall, cpu = [], []
+    for _ in range(STEPS):
+        time.sleep(pause)
+        started = time.perf_counter(), time.process_time()
         work()
-        taken.append(time.perf_counter() - started)
-    return 1000 * median(taken)
+        wall.append(1000 * (time.perf_counter() - started[0]))
+        cpu.append(1000 * (time.process_time() - started[1]))
+    return f"{median(wall):6.0f} ms (fastest {min(wall):.0f}, CPU {median(cpu):.0f})"
 
 
 def parts(scale: int) -> None:
@@ -63,97 +69,159 @@ def parts(scale: int) -> None:
         "step in all, with PSNR": lambda: session.step(next(levels), scale),
     }
     for name, work in rows.items():
-        print(f"scale {scale}: {name:32s} {timed(work):7.0f} ms")
+        print(f"scale {scale}: {name:32s} {timed(work)}")
 
 
-def window() -> None:
-    """The same in a viewer, and whether it answers while a large image is coded."""
-    import napari
-    from qtpy.QtWidgets import QApplication
+class Window:
+    """A viewer with the encode widget."""
 
-    viewer = napari.Viewer()
-    viewer.window.resize(1300, 900)
-    viewer.add_image(picture(SIDE, SIDE), rgb=True, name="photo")
-    _, widget = viewer.window.add_plugin_dock_widget("napari-hyperthumb", "Encode")
+    def __init__(self) -> None:
+        import napari
 
-    def until(condition: Callable[[], object]) -> float:
-        """Process events until something is so; the longest time that took in one go, in seconds."""
-        longest = 0.0
+        self.viewer = napari.Viewer()
+        self.viewer.window.resize(1300, 900)
+        _, self.widget = self.viewer.window.add_plugin_dock_widget("napari-hyperthumb", "Encode")
+        self.slider = self.widget.slider.slider
+
+    def open(self, height: int, width: int) -> None:
+        """Show a picture of that size."""
+        self.viewer.layers.clear()
+        self.viewer.add_image(picture(height, width), rgb=True, name="photo")
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Process events until something is so."""
+        from qtpy.QtWidgets import QApplication
+
         while not condition():
-            started = time.perf_counter()
             QApplication.processEvents()
-            longest = max(longest, time.perf_counter() - started)
             time.sleep(0.001)
-        return longest
 
-    def idle() -> bool:
-        return not (widget._runner.busy or widget._background.busy)
+    def idle(self) -> bool:
+        """Whether nothing runs any more."""
+        return not (self.widget._runner.busy or self.widget._background.busy)
 
-    slider = widget.slider.slider
+    def step(self, position: int) -> float:
+        """Move the slider; seconds until the picture is painted."""
+        before = self.widget._shown
+        started = time.perf_counter()
+        self.slider.setValue(position)
+        self.until(lambda: self.widget._shown is not before)
+        self.viewer.window._qt_viewer.canvas.native.repaint()
+        return time.perf_counter() - started
+
+    def close(self) -> None:
+        """Stop what runs."""
+        self.widget.detach()
+        self.viewer.close()
+
+
+def slide() -> None:
+    """A slider step in a viewer."""
+    window = Window()
+    window.open(SIDE, SIDE)
     for scale in (2, 4):
-        widget.scale_box.setCurrentIndex({2: 1, 4: 2}[scale])
-        widget.slider.box.setValue(0.3)
-        until(lambda: widget._shown is not None)
-        until(idle)
-        slider.setSliderDown(True)
-        taken = []
-        for number in range(STEPS + 2):
-            before = widget._shown
-            time.sleep(0.08)  # past the throttle
-            started = time.perf_counter()
-            slider.setValue(350 + 12 * number)
-            until(lambda before=before: widget._shown is not before)
-            QApplication.processEvents()
-            taken.append(time.perf_counter() - started)
-        print(f"scale {scale}: slider moved to picture painted     {1000 * median(taken[2:]):7.0f} ms")
-        slider.setSliderDown(False)
-        until(idle)
+        window.widget.scale_box.setCurrentIndex({2: 1, 4: 2}[scale])
+        window.slider.setSliderDown(True)
+        first = window.step(340)
+        window.until(window.idle)
+        positions = iter(range(350, 1000, 12))
+        taken = timed(
+            lambda positions=positions: window.step(next(positions)), pause=0.08
+        )  # past the throttle
+        title = f"scale {scale}: slider moved to picture painted"
+        print(f"{title:41s} {taken}; the first of all {1000 * first:.0f} ms")
+    window.close()
 
-    viewer.layers.clear()
-    viewer.add_image(picture(3456, 6144), rgb=True, name="large")
-    until(idle)
-    widget.encode_button.click()
+
+def large() -> None:
+    """Whether a window answers while a 6K image is coded."""
+    window = Window()
+    window.open(3456, 6144)
+    window.slider.setSliderDown(True)
+    first = window.step(300)
+    gaps = Gaps()
+    for position in range(320, 500, 30):
+        window.step(position)
+    print(f"6144x3456: the slider dragged (first step {first:.1f} s); {gaps.text()}")
+    window.slider.setSliderDown(False)
+    window.until(window.idle)
+    window.widget.target_box.setCurrentIndex(1)  # a file size: the long way, with a search
+    window.widget.bytes_box.setValue(800)
+    before = window.widget._shown
+    gaps = Gaps()
     started = time.perf_counter()
-    longest = until(lambda: widget._shown is not None)
+    window.widget.encode_button.click()
+    window.until(lambda: window.widget._shown is not before)
     seconds = time.perf_counter() - started
-    print(f"6144x3456 encoded in {seconds:.1f} s; the window's longest pause: {1000 * longest:.0f} ms")
-    widget.detach()
-    viewer.close()
+    print(f"6144x3456: coded to 800 kB in {seconds:.1f} s; {gaps.text()}")
+    window.close()
+
+
+class Gaps:
+    """How long the window did not answer: the time between ticks of a timer."""
+
+    def __init__(self) -> None:
+        from qtpy.QtCore import QTimer
+
+        self.last, self.all = time.perf_counter(), []
+        self.timer = QTimer()
+        self.timer.timeout.connect(self.tick)
+        self.timer.start(10)
+
+    def tick(self) -> None:
+        now = time.perf_counter()
+        self.all.append(now - self.last)
+        self.last = now
+
+    def text(self) -> str:
+        """Stops counting."""
+        self.timer.stop()
+        self.tick()
+        longest = sorted(self.all)[-3:][::-1]
+        return "the window's longest pauses: " + ", ".join(f"{1000 * x:.0f} ms" for x in longest)
 
 
 def startup() -> None:
-    """What finding our plugin adds to npe2, and that it brings no torch."""
+    """What our plugin adds to napari's start, and that it brings no torch."""
     code = (
-        "import sys, time, npe2, napari.settings;"
-        "pm = npe2.PluginManager.instance(); t = time.perf_counter();"
-        "pm.discover(); pm.activate('napari-hyperthumb') if {0} else None;"
-        "print(time.perf_counter() - t, 'torch' in sys.modules)"
+        "import sys, time; t = time.perf_counter(); import npe2;"
+        "pm = npe2.PluginManager.instance(); pm.discover(); [pm.disable(p) for p in {0}];"
+        "found = time.perf_counter() - t; import napari; v = napari.Viewer(show=False);"
+        "print(found, time.perf_counter() - t, 'torch' in sys.modules)"
     )
-    for active in (False, True):
+    for off in (["napari-hyperthumb"], []):
         runs = [
             subprocess.run(
-                [sys.executable, "-c", code.format(active)], capture_output=True, text=True, check=True
+                [sys.executable, "-c", code.format(off)], capture_output=True, text=True, check=True
             ).stdout.split()
             for _ in range(5)
         ]
-        what = "plugins found" if not active else "plugins found, ours activated"
-        print(f"{what:39s} {1000 * median(float(r[0]) for r in runs):7.0f} ms, torch imported: {runs[0][1]}")
+        found, window = (1000 * median(float(run[column]) for run in runs) for column in (0, 1))
+        title = f"{'without' if off else 'with'} our plugin"
+        print(f"{title:20s} plugins found {found:5.0f} ms, window {window:5.0f} ms, torch: {runs[0][2]}")
+
+
+def every_part() -> None:
+    """Both scales' parts."""
+    for scale in (2, 4):
+        parts(scale)
 
 
 def main() -> None:
+    wanted = {"startup": startup, "parts": every_part, "slider": slide, "large": large}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--no-window", action="store_true", help="only what needs no screen")
+    parser.add_argument("what", nargs="*", help=f"only some of: {', '.join(wanted)}")
     parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
     arguments = parser.parse_args()
     if arguments.threads:
         import torch
 
         torch.set_num_threads(arguments.threads)
-    startup()
-    for scale in (2, 4):
-        parts(scale)
-    if not arguments.no_window:
-        window()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["NAPARI_CONFIG"] = f"{folder}/settings.yaml"  # not those of whoever runs this
+        for name, measure in wanted.items():
+            if name in (arguments.what or wanted):
+                measure()
 
 
 if __name__ == "__main__":

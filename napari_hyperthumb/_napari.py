@@ -13,13 +13,6 @@ LayerData = tuple[Any, dict[str, Any], str]
 KEY = "hyperthumb"
 
 
-def activate(context: Any = None) -> None:
-    """Called by npe2 before the plugin's first command."""
-    from ._widget.preferences import claim_extension
-
-    claim_extension()
-
-
 # ---- reading ---------------------------------------------------------------------------------
 
 

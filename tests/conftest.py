@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,10 @@ from hypothesis import HealthCheck, settings
 from samples import make_photo, tiny_net
 
 from napari_hyperthumb.checkpoint import Model, load_checkpoint, save_checkpoint
+
+# napari's tests reset the settings and write them: never those of whoever runs this.
+_config = tempfile.TemporaryDirectory(prefix="napari-settings-")
+os.environ["NAPARI_CONFIG"] = str(Path(_config.name) / "settings.yaml")
 
 settings.register_profile(
     "suite",

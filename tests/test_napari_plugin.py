@@ -32,6 +32,7 @@ def test_the_manifest_is_valid_and_its_commands_exist() -> None:
     patterns = [p for reader in contributions.readers or [] for p in reader.filename_patterns]
     assert patterns == ["*.ht.jpg"]
     assert set(contributions.menus or {}) >= {"napari/layers/transform", "napari/file/io_utilities"}
+    assert manifest.on_activate is None  # nothing is changed or loaded before the first use
 
 
 def test_loading_the_plugin_and_opening_a_widget_imports_no_torch() -> None:

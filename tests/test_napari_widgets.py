@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,12 @@ pytest.importorskip("qtpy.QtWidgets")
 from napari.utils.notifications import notification_manager
 from napari_fixtures import needs_screen, small_photo, until
 from PIL import Image as Pillow
+from qtpy.QtCore import QEvent, QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDropEvent, QMouseEvent
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
 
 from napari_hyperthumb import HyperThumbWarning, ModelError, encode, load_model
-from napari_hyperthumb._widget.swipe import Swipe
 from napari_hyperthumb.checkpoint import Model
 from napari_hyperthumb.session import Session
 
@@ -67,6 +69,11 @@ def names(viewer: Any) -> list[str]:
 
 def idle(widget: Any) -> None:
     until(lambda: not widget._runner.busy)
+
+
+def pause(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    until(lambda: time.monotonic() > end)
 
 
 def whole(widget: Any) -> bool:
@@ -147,10 +154,10 @@ def test_targets_are_met_saved_and_reopened(
     widget.bytes_box.setValue(2.0)
     widget.psnr_box.setValue(10)
     widget.encode_button.click()
-    assert widget.cancel_button.isEnabled()
+    assert widget.status.cancel_button.isEnabled()
     until(lambda: whole(widget))
     idle(widget)
-    assert not widget.cancel_button.isEnabled()
+    assert not widget.status.cancel_button.isEnabled()
     step = widget._shown.step
     assert step.thumbnail.nbytes <= 2000 if check == "bytes" else step.psnr >= 10
     widget.save(str(tmp_path / "photo"))
@@ -196,7 +203,7 @@ def test_cancel_stops_the_work(viewer: Any, open_widget: Any, slow_session: list
     widget = open_widget("Encode")
     widget.encode_button.click()
     until(lambda: slow_session)
-    widget.cancel_button.click()
+    widget.status.cancel_button.click()
     until(lambda: not widget._runner.busy, 5)
     assert widget.status.line.text() == "Cancelled"
     assert len(viewer.layers) == 1
@@ -292,8 +299,10 @@ def test_a_lazy_stack_is_coded(viewer: Any, open_widget: Any) -> None:
     [
         (np.full((32, 32), np.nan, np.float32), "nan_to_num"),
         (np.zeros((32, 32), bool), "mask"),
+        (np.zeros((0, 8, 8), np.uint8), "empty"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # napari's own
 def test_what_cannot_be_coded_is_told(
     viewer: Any, open_widget: Any, told: _Told, data: np.ndarray, says: str
 ) -> None:
@@ -349,6 +358,23 @@ def test_another_picture_starts_afresh(viewer: Any, open_widget: Any) -> None:
     assert not widget.save_button.isEnabled()
     assert widget.facts.text("PSNR") == "–"
     assert widget.curve_plot.curves == {}
+
+
+def test_a_closed_dock_works_and_follows_no_more(
+    viewer: Any, open_widget: Any, slow_session: list[float]
+) -> None:
+    viewer.add_image(small_photo(), rgb=True)
+    widget = open_widget("Encode")
+    widget.encode_button.click()
+    until(lambda: slow_session)
+    viewer.window.remove_dock_widget(widget)
+    until(lambda: not widget._runner.busy, 5)
+    viewer.layers.clear()
+    viewer.theme = "light"
+    assert widget.layer_box.count() == 1
+    again = open_widget("Encode")
+    assert again is not widget
+    assert again.layer_box.count() == 0
 
 
 # ---- decode ----------------------------------------------------------------------------------
@@ -480,17 +506,24 @@ def test_codecs_are_compared_at_equal_bytes(viewer: Any, compared: Any) -> None:
 
 def test_metrics_follow_the_view(viewer: Any, compared: Any) -> None:
     before = compared.table.item(0, 4).text()
-    compared.plane_corners = None
     compared._comparison.plane.layer.corner_pixels = np.array([[0, 0], [15, 15]])
     compared._measure()
     until(lambda: compared.table.item(0, 4).text() != before)
 
 
 def test_the_grid_shows_all_and_one_shows_one(viewer: Any, compared: Any) -> None:
+    viewer.window.show()
+    pause(0.5)
+    viewer.reset_view()
+    pause(0.2)
+    zoom = viewer.scene.camera.zoom
     compared.mode_buttons.button(1).click()
     assert viewer.canvas.grid.enabled
-    assert all(layer.visible for layer in viewer.layers)
+    assert all(layer.visible and layer.name_overlay.visible for layer in viewer.layers)
+    pause(0.2)
+    assert viewer.scene.camera.zoom < zoom
     compared.mode_buttons.button(0).click()
+    assert viewer.scene.camera.zoom == pytest.approx(zoom)
     assert not viewer.canvas.grid.enabled
     assert [layer.visible for layer in viewer.layers] == [True, False, False, False]
 
@@ -498,45 +531,67 @@ def test_the_grid_shows_all_and_one_shows_one(viewer: Any, compared: Any) -> Non
 def test_blinking_changes_between_the_two(viewer: Any, compared: Any) -> None:
     compared.b_box.setCurrentIndex(2)
     for visible in ("photo JPEG", "photo"):
-        viewer.window._qt_viewer.canvas.native.setFocus()
         compared.blink_button.click()
         assert [layer.name for layer in viewer.layers if layer.visible] == [visible]
-    key = next(k for k in viewer.keymap if str(k).upper() == "K")
-    viewer.keymap[key](viewer)
-    assert [layer.name for layer in viewer.layers if layer.visible] == ["photo JPEG"]
+    for visible in ("photo JPEG", "photo"):
+        QTest.keyClick(viewer.window._qt_viewer.canvas.native, Qt.Key.Key_K)
+        assert [layer.name for layer in viewer.layers if layer.visible] == [visible]
 
 
-def drag(viewer: Any, columns: list[float]) -> None:
-    """A mouse drag across the canvas, from column to column of the data."""
-    event = SimpleNamespace(type="mouse_press", position=(10.0, columns[0]))
-    ours = [c for c in viewer.mouse_drag_callbacks if isinstance(getattr(c, "__self__", None), Swipe)]
-    assert ours
-    callbacks = [callback(viewer, event) for callback in ours]
-    for callback in callbacks:
-        next(callback, None)
-    for column in columns[1:]:
-        event.type, event.position = "mouse_move", (10.0, column)
-        for callback in callbacks:
-            next(callback, None)
-    event.type = "mouse_release"
-    for callback in callbacks:
-        next(callback, None)
+class Mouse:
+    """A mouse on the canvas, at columns of an image's data."""
+
+    def __init__(self, viewer: Any) -> None:
+        self.canvas = viewer.window._qt_viewer.canvas.native
+        self.camera = viewer.scene.camera
+
+    def send(self, kind: QEvent.Type, column: float, *, pressed: bool) -> None:
+        x = (column - self.camera.center[-1]) * self.camera.zoom + self.canvas.width() / 2
+        at = QPointF(x, self.canvas.height() / 2)
+        assert 0 < x < self.canvas.width()
+        moving = kind == QEvent.Type.MouseMove
+        left, none = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
+        event = QMouseEvent(
+            kind,
+            at,
+            self.canvas.mapToGlobal(at),
+            none if moving else left,
+            left if pressed else none,
+            Qt.KeyboardModifier.NoModifier,
+        )
+        QApplication.sendEvent(self.canvas, event)
+        pause(0.05)  # napari takes one move in 5 ms
+
+    def drag(self, columns: list[float]) -> None:
+        """Go to the first column, press, pass the others, let go."""
+        self.send(QEvent.Type.MouseMove, columns[0], pressed=False)
+        self.send(QEvent.Type.MouseButtonPress, columns[0], pressed=True)
+        for column in columns[1:]:
+            self.send(QEvent.Type.MouseMove, column, pressed=True)
+        self.send(QEvent.Type.MouseButtonRelease, columns[-1], pressed=False)
 
 
 def test_the_swipe_is_dragged_across_the_canvas(viewer: Any, compared: Any) -> None:
     compared.mode_buttons.button(2).click()
     swipe = compared._swipe
     assert swipe.active
-    assert names(viewer)[-2:] == ["swipe: right side", "swipe: line"]
-    start = swipe.column
-    drag(viewer, [start - 0.5, start + 10, start + 20])
+    assert names(viewer)[-2:] == ["photo reconstruction, right side", "swipe line"]
+    assert viewer.layers[-2].name_overlay.visible
+    assert viewer.layers["photo"].name_overlay.visible
+    viewer.window.show()  # else the canvas knows no size
+    pause(0.5)
+    viewer.reset_view()
+    mouse, centre, start = Mouse(viewer), viewer.scene.camera.center, swipe.column
+    mouse.drag([start, start + 10, start + 20])
     assert swipe.column == pytest.approx(start + 20, abs=1)
-    right = viewer.layers["swipe: right side"]
+    assert viewer.scene.camera.center == centre  # the canvas stayed where it was
+    right = viewer.layers["photo reconstruction, right side"]
     assert right.data.shape[1] == 96 - swipe.column
     assert right.data_to_world((0, 0))[1] == swipe.column
     assert compared.swipe_slider.value() == round(1000 * swipe.column / 96)
-    drag(viewer, [2, 50])  # not near the line
+    mouse.drag([10, 20, 30])  # not near the line: this pans
     assert swipe.column == pytest.approx(start + 20, abs=1)
+    assert viewer.scene.camera.center != centre
     compared.swipe_slider.setValue(0)
     assert swipe.column == 0
     compared.swipe_slider.setValue(1000)
@@ -544,19 +599,12 @@ def test_the_swipe_is_dragged_across_the_canvas(viewer: Any, compared: Any) -> N
     compared.b_box.setCurrentIndex(3)
     assert swipe.active
     compared.blink()
-    assert not viewer.layers["swipe: right side"].visible
+    assert not viewer.layers["photo WebP, right side"].visible
     compared.mode_buttons.button(0).click()
     assert not swipe.active
     assert len(viewer.layers) == 4
     assert swipe._drag not in viewer.mouse_drag_callbacks
-
-
-def test_the_camera_does_not_pan_beside_the_line(viewer: Any, compared: Any) -> None:
-    compared.mode_buttons.button(2).click()
-    near, far = compared._swipe.column, compared._swipe.column - 40
-    for column, pans in ((near, False), (far, True)):
-        compared._swipe._hover(viewer, SimpleNamespace(position=(5.0, float(column))))
-        assert viewer.scene.camera.mouse_pan is pans
+    assert viewer.scene.camera.mouse_pan
 
 
 def test_an_error_map_of_any_pair(viewer: Any, compared: Any) -> None:
@@ -580,12 +628,24 @@ def test_the_view_is_exported(viewer: Any, compared: Any, tmp_path: Path, told: 
     assert "can't be written" in told.text()
 
 
-def test_removing_the_source_ends_the_comparison(viewer: Any, compared: Any) -> None:
-    compared.mode_buttons.button(2).click()
+@pytest.mark.parametrize("mode", [1, 2])
+def test_removing_the_source_ends_the_comparison(viewer: Any, compared: Any, mode: int) -> None:
+    compared.mode_buttons.button(mode).click()
     viewer.layers.remove("photo")
     assert compared._comparison is None
     assert not compared._swipe.active
+    assert not viewer.canvas.grid.enabled
+    assert compared.mode == "One"
     assert not compared.look.isEnabled()
+
+
+def test_closing_the_dock_leaves_the_viewer_as_it_was(viewer: Any, compared: Any) -> None:
+    compared.mode_buttons.button(2).click()
+    viewer.window.remove_dock_widget(compared)
+    assert names(viewer) == ["photo", "photo reconstruction", "photo JPEG", "photo WebP"]
+    assert not viewer.keymap
+    viewer.add_image(small_photo(), rgb=True, name="another")
+    assert compared.layer_box.count() == 1  # it doesn't follow any more
 
 
 def test_the_thumbnail_of_encode_is_compared(viewer: Any, open_widget: Any) -> None:
@@ -620,27 +680,67 @@ def test_layers_are_saved_from_napari(viewer: Any, tmp_path: Path) -> None:
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_ordinary_jpegs_open_as_ever(viewer: Any, tmp_path: Path) -> None:
-    path = tmp_path / "photo.jpg"
-    Pillow.fromarray(small_photo()).save(path)
-    viewer.open(path, plugin=None)
-    assert viewer.layers[0].data.shape == (64, 96, 3)
+def drop(viewer: Any, path: Path) -> None:
+    """Drop a file onto the canvas."""
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(path))])
+    event = QDropEvent(
+        QPointF(5, 5),
+        Qt.DropAction.CopyAction,
+        data,
+        Qt.MouseButton.LeftButton,
+        Qt.KeyboardModifier.NoModifier,
+    )
+    viewer.window._qt_viewer.dropEvent(event)
 
 
-def test_thumbnails_open_without_a_question_once_the_plugin_was_used(
-    viewer: Any, thumbnail_file: Path
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What napari asks which reader to take for; the answer is the one chosen beforehand."""
+    from napari._qt.dialogs.qt_reader_dialog import QtReaderDialog
+
+    paths: list[str] = []
+
+    def answer(dialog: Any) -> tuple[str, bool]:
+        paths.append(dialog._current_file)
+        return dialog._get_plugin_choice(), False
+
+    monkeypatch.setattr(QtReaderDialog, "get_user_choices", answer)
+    return paths
+
+
+def test_a_dropped_thumbnail_opens_and_is_asked_about_unless_told_otherwise(
+    viewer: Any, open_widget: Any, thumbnail_file: Path, asked: list[str]
 ) -> None:
     from napari.settings import get_settings
 
-    from napari_hyperthumb._napari import activate
+    readers = get_settings().plugins.extension2reader
+    for told in (False, True):
+        widget = open_widget("Decode")
+        assert widget.ours_box.isChecked() is False
+        widget.ours_box.setChecked(told)
+        asked.clear()
+        drop(viewer, thumbnail_file)
+        assert asked == ([] if told else [str(thumbnail_file)])
+        assert names(viewer) == ["photo thumbnail", "photo reconstruction"]
+        viewer.layers.clear()
+        viewer.window.remove_dock_widget(widget)
+    widget = open_widget("Decode")
+    assert widget.ours_box.isChecked()
+    widget.ours_box.setChecked(False)
+    assert get_settings().plugins.extension2reader == readers  # and nothing else was changed
 
-    activate()
-    viewer.open(thumbnail_file, plugin=None)
-    assert names(viewer) == ["photo thumbnail", "photo reconstruction"]
-    plugins = get_settings().plugins
-    plugins.extension2reader = {"*.ht.jpg": "napari"}
-    activate()
-    assert plugins.extension2reader["*.ht.jpg"] == "napari"  # the user's own choice stands
+
+def test_an_ordinary_jpeg_is_dropped_as_ever(
+    viewer: Any, open_widget: Any, tmp_path: Path, asked: list[str]
+) -> None:
+    open_widget("Decode").ours_box.setChecked(True)
+    path = tmp_path / "photo.jpg"
+    Pillow.fromarray(small_photo()).save(path)
+    drop(viewer, path)
+    assert asked == []
+    assert names(viewer) == ["photo"]
+    assert viewer.layers[0].source.reader_plugin == "napari"
 
 
 def test_a_file_without_metadata_opens_as_its_thumbnail(viewer: Any, tmp_path: Path) -> None:
@@ -655,6 +755,31 @@ def test_a_file_without_metadata_opens_as_its_thumbnail(viewer: Any, tmp_path: P
 def test_sample_data_open(viewer: Any, key: str) -> None:
     (layer,) = viewer.open_sample("napari-hyperthumb", key)
     assert min(layer.data.shape[:2]) >= 400
+
+
+def entries(menu: Any, path: str = "") -> Iterator[str]:
+    """What can be clicked in a menu, with the way there."""
+    for action in menu.actions():
+        here = f"{path}/{action.text().replace('&', '')}"
+        if action.menu() is None:
+            yield here
+        else:
+            yield from entries(action.menu(), here)
+
+
+def test_the_menus_have_entries(viewer: Any) -> None:
+    found = {e for e in entries(viewer.window._qt_window.menuBar()) if "HyperThumb" in e}
+    assert found == {
+        "/File/Open Sample/HyperThumb/Photograph (coffee)",
+        "/File/Open Sample/HyperThumb/Histology (tissue section)",
+        "/File/Open Sample/HyperThumb/Lunar surface",
+        "/File/IO Utilities/Decode (HyperThumb)",
+        "/Layers/Transform/Encode (HyperThumb)",
+        "/Layers/Measure/Compare (HyperThumb)",
+        "/Plugins/HyperThumb/Encode (HyperThumb)",
+        "/Plugins/HyperThumb/Decode (HyperThumb)",
+        "/Plugins/HyperThumb/Compare (HyperThumb)",
+    }
 
 
 def test_the_bundled_weights_are_replaced_here() -> None:

@@ -33,9 +33,10 @@ from ..compare import available_codecs
 from ..errors import HyperThumbError
 from . import preferences
 from .comparison import ORIGINAL, Comparison, Score, compare_at, draw_figure
-from .controls import LayerBox, Status, not_ours, notify, scrolling
-from .jobs import Report, Runner
-from .layers import KEY, display_limits, find, show, show_error
+from .controls import LayerBox, not_ours, notify, scrolling
+from .jobs import Report
+from .layers import KEY, display_limits, find, label, show, show_error
+from .panel import Panel
 from .sources import Region, plane_of, visible_region
 from .swipe import Swipe, camera_of
 from .texts import decibels, human_bytes
@@ -45,21 +46,17 @@ MODES = {
     "Grid": "All side by side; moving one moves them all",
     "Swipe": "A on the left of a line that you drag across the canvas, B on its right",
 }
-COLUMNS = ("", "Bytes", "PSNR", "SSIM", "PSNR\non screen", "SSIM\non screen")
+COLUMNS = ("", "Bytes", "PSNR\n(dB)", "SSIM", "PSNR\non screen", "SSIM\non screen")
 BLINK_KEY = "k"
 THROTTLE_MS = 250
 
 
-class CompareWidget(QWidget):
+class CompareWidget(Panel):
     """Codes a picture with every codec at the same size, and lays the results over each other."""
 
-    def __init__(
-        self, napari_viewer: Viewer, *, runner: Runner | None = None, scorer: Runner | None = None
-    ) -> None:
-        super().__init__()
-        self.viewer = napari_viewer
-        self._runner = runner or Runner(changed=self._busy_changed)
-        self._scorer = scorer or Runner(behind=self._runner)
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__(napari_viewer)
+        self._scorer = self.runner(behind=self._runner)
         self._comparison: Comparison | None = None
         self._scores: dict[str, Score] = {}
         self._other_shown = False
@@ -87,12 +84,9 @@ class CompareWidget(QWidget):
             codecs.addWidget(box)
         codecs.addStretch(1)
         self.compare_button = QPushButton("Compare")
-        self.cancel_button = QPushButton("Cancel")
-        self.cancel_button.setEnabled(False)
         buttons = QHBoxLayout()
         buttons.addWidget(self.compare_button)
-        buttons.addWidget(self.cancel_button)
-        self.status = Status()
+        buttons.addWidget(self.status.cancel_button)
         self.table = _table()
 
         self.a_box, self.b_box = QComboBox(), QComboBox()
@@ -155,10 +149,7 @@ class CompareWidget(QWidget):
 
     def _connect(self) -> None:
         self.layer_box.changed.connect(self._layer_changed)
-        self.viewer.layers.events.inserted.connect(self._offer_same)
-        self.viewer.layers.events.removed.connect(self._removed)
         self.compare_button.clicked.connect(self._compare)
-        self.cancel_button.clicked.connect(self._cancel)
         self.a_box.currentIndexChanged.connect(self._arrange)
         self.b_box.currentIndexChanged.connect(self._arrange)
         self.mode_buttons.idClicked.connect(self._arrange)
@@ -168,25 +159,19 @@ class CompareWidget(QWidget):
         self.export_button.clicked.connect(self._ask_and_export)
         self._throttled = qthrottled(self._measure, timeout=THROTTLE_MS, leading=False)
         camera = camera_of(self.viewer)
-        camera.events.zoom.connect(self._view_moved)
-        camera.events.center.connect(self._view_moved)
+        self.at_end(self.layer_box.detach, self._throttled.cancel)
+        self.follow(self._offer_same, self.viewer.layers.events.inserted)
+        self.follow(self._removed, self.viewer.layers.events.removed)
+        self.follow(self._view_moved, camera.events.zoom, camera.events.center)
         self.viewer.bind_key(BLINK_KEY, lambda viewer: self.blink(), overwrite=True)
-        self.destroyed.connect(self._runner.close)
-        self.destroyed.connect(self._scorer.close)
+        self.at_end(lambda: self.viewer.bind_key(BLINK_KEY, None, overwrite=True), self._stop_looking)
 
-    def detach(self) -> None:
-        """Follow the viewer no longer, and stop what runs."""
-        self._runner.close()
-        self._scorer.close()
-        self._throttled.cancel()
+    def _stop_looking(self) -> None:
+        """Leave the viewer as it is without a comparison: no swipe, no grid of ours."""
         self._swipe.stop()
-        self.layer_box.detach()
-        self.viewer.layers.events.inserted.disconnect(self._offer_same)
-        self.viewer.layers.events.removed.disconnect(self._removed)
-        camera = camera_of(self.viewer)
-        camera.events.zoom.disconnect(self._view_moved)
-        camera.events.center.disconnect(self._view_moved)
-        self.viewer.bind_key(BLINK_KEY, None, overwrite=True)
+        if self.mode == "Grid":
+            self._set_grid(False, self._sees_all())
+        self.mode_buttons.button(0).setChecked(True)
 
     # ---- comparing ---------------------------------------------------------------------------
 
@@ -200,7 +185,7 @@ class CompareWidget(QWidget):
             self.status.say("Open an image to begin: File → Open, or File → Open Sample → HyperThumb")
 
     def _forget(self) -> None:
-        self._swipe.stop()
+        self._stop_looking()
         self._scorer.cancel()
         self._comparison, self._scores = None, {}
         self.table.setRowCount(0)
@@ -261,7 +246,7 @@ class CompareWidget(QWidget):
                 box.addItems(names)
                 box.setCurrentIndex(at)
         self.look.setEnabled(True)
-        self.status.say(f"All at {human_bytes(len(comparison.thumbnail))} or just below")
+        self.status.say(f"All at {human_bytes(len(comparison.thumbnail))} or less")
         self._arrange()
         self._measure()
 
@@ -307,41 +292,40 @@ class CompareWidget(QWidget):
         if comparison is None or comparison.plane.layer not in self.viewer.layers:
             return
         self._other_shown = False
+        saw_all = self._sees_all()  # napari doesn't know for a moment while layers come and go in a grid
         a, b = self.a_box.currentText(), self.b_box.currentText()
         grid = self.mode == "Grid"
         wanted = {self._layer(name) for name in comparison.images} if grid else {self._layer(a)}
         self._swipe.stop()
         for layer in self.viewer.layers:
             layer.visible = layer in wanted
-        self._set_grid(grid)
+        self._set_grid(grid, saw_all)
         for layer in wanted:
-            self._label(layer, grid)
+            label(layer, self.mode != "One")
         self.swipe_slider.setEnabled(self.mode == "Swipe")
         if self.mode == "Swipe":
-            self._swipe.start(comparison.plane.layer, comparison.plane.index, comparison.images[b])
+            self._swipe.start(
+                comparison.plane.layer, comparison.plane.index, comparison.images[b], self._name_of(b)
+            )
             self._swiped(self._swipe.column)
 
-    def _set_grid(self, enabled: bool) -> None:
+    def _set_grid(self, enabled: bool, saw_all: bool) -> None:
         """Switch the grid; somebody who saw the whole image sees all of it afterwards too."""
         grid = getattr(self.viewer, "canvas", self.viewer).grid
         if grid.enabled == enabled:
             return
-        region = self._region()
-        assert self._comparison is not None
-        shape = self._comparison.plane.shape
-        all_of_it = region is None or any(
-            stop - start >= 0.9 * n for (start, stop), n in zip(region, shape, strict=True)
-        )
         grid.stride = 1
         grid.enabled = enabled
-        if all_of_it:
+        if saw_all:
             self.viewer.reset_view()
 
-    @staticmethod
-    def _label(layer: Image, visible: bool) -> None:
-        overlay = getattr(layer, "name_overlay", None)
-        if overlay is not None:
-            overlay.visible = visible
+    def _sees_all(self) -> bool:
+        """Whether the whole image is on screen, along one side at least."""
+        region = self._region()
+        if region is None or self._comparison is None:
+            return True
+        sides = zip(region, self._comparison.plane.shape, strict=True)
+        return any(stop - start >= 0.9 * side for (start, stop), side in sides)
 
     def _slid(self, position: int) -> None:
         if self._comparison is not None:
@@ -437,7 +421,8 @@ class CompareWidget(QWidget):
             self.table.rowHeight(number) for number in range(len(rows))
         )
         self.table.setFixedHeight(height + 6)
-        self.table.setMinimumWidth(self.table.horizontalHeader().length() + 4)
+        header = self.table.horizontalHeader()
+        self.table.setMinimumWidth(header.length() + 8)
 
     # ---- exporting ---------------------------------------------------------------------------
 
@@ -471,18 +456,6 @@ class CompareWidget(QWidget):
 
         self.status.busy("Drawing the figure")
         self._runner.submit(work, lambda done: self.status.say(f"Wrote {done}"), self._failed)
-
-    def _failed(self, error: Exception) -> None:
-        self.status.say(notify(error))
-
-    def _cancel(self) -> None:
-        self._runner.cancel()
-        self.status.say("Cancelled")
-
-    def _busy_changed(self, busy: bool) -> None:
-        self.cancel_button.setEnabled(busy)
-        if not busy:
-            self.status.bar.setValue(0)
 
 
 def _table() -> QTableWidget:

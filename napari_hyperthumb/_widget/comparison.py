@@ -156,5 +156,5 @@ def draw_figure(
         one.set_title(text, fontsize=9, loc="left")
     shape = comparison.plane.shape
     where = f"rows {top}–{bottom}, columns {left}–{right} of {shape[0]} × {shape[1]}"
-    figure.suptitle(f"{comparison.plane.layer.name}: {where}", fontsize=9, x=0.01, ha="left")
+    figure.suptitle(f"{comparison.plane.layer.name}: {where}", fontsize=9, x=0.004, ha="left")
     figure.savefig(path, dpi=200)

@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QProgressBar,
+    QPushButton,
     QScrollArea,
     QSizePolicy,
     QSlider,
@@ -203,7 +204,7 @@ class Facts(QWidget):
         for number, name in enumerate(names):
             row, column = divmod(number, columns)
             label, value = QLabel(name), QLabel("–")
-            label.setEnabled(False)  # the theme's fainter ink
+            value.setStyleSheet("font-weight: 600")
             value.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
             value.setWordWrap(columns == 1)
             grid.addWidget(label, row, 2 * column, Qt.AlignmentFlag.AlignTop)
@@ -227,7 +228,10 @@ class Facts(QWidget):
 
 
 class Status(QWidget):
-    """A progress bar with a line about what is being done; keeps its place when nothing is."""
+    """A progress bar with a line about what is being done; keeps its place when nothing is.
+
+    `cancel_button`, enabled while something runs, is for its owner to lay out.
+    """
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -237,12 +241,20 @@ class Status(QWidget):
         self.bar.setFixedHeight(6)
         self.line = QLabel()
         self.line.setWordWrap(True)
+        self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setEnabled(False)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 2, 0, 2)
         layout.setSpacing(3)
         layout.addWidget(self.bar)
         layout.addWidget(self.line)
         self.say("")
+
+    def set_busy(self, busy: bool) -> None:
+        """Whether there is something to cancel."""
+        self.cancel_button.setEnabled(busy)
+        if not busy:
+            self.bar.setValue(0)
 
     def say(self, text: str) -> None:
         """Nothing runs; a line about how it went."""

@@ -24,9 +24,10 @@ from .._napari import thumbnail_layer
 from ..errors import HyperThumbError, ModelError, NotAThumbnailError, ThumbnailError
 from ..files import THUMBNAIL_SUFFIX, bare_name
 from . import preferences
-from .controls import Facts, LayerBox, Status, notify, scrolling
-from .jobs import Report, Runner
+from .controls import Facts, LayerBox, notify, scrolling
+from .jobs import Report
 from .layers import KEY, show
+from .panel import Panel
 from .sources import visible_region
 from .texts import human_bytes, human_seconds
 
@@ -84,20 +85,18 @@ def hr_region(
     return rows, columns
 
 
-class DecodeWidget(QWidget):
+class DecodeWidget(Panel):
     """Shows what a thumbnail says, and reconstructs its image as a layer that lies over it."""
 
-    def __init__(self, napari_viewer: Viewer, *, runner: Runner | None = None) -> None:
-        super().__init__()
-        self.viewer = napari_viewer
-        self._runner = runner or Runner(changed=self._busy_changed)
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__(napari_viewer)
         self._described: Described | None = None
         self._build()
         self.layer_box.changed.connect(self._layer_changed)
         self.open_button.clicked.connect(self._ask_and_open)
         self.decode_button.clicked.connect(self._decode)
-        self.cancel_button.clicked.connect(self._cancel)
-        self.destroyed.connect(self._runner.close)
+        self.ours_box.toggled.connect(preferences.set_opens_thumbnails)
+        self.at_end(self.layer_box.detach)
         self._layer_changed()
 
     def _build(self) -> None:
@@ -112,10 +111,13 @@ class DecodeWidget(QWidget):
         self.any_box = QCheckBox("With other weights, at a loss of quality")
         self.any_box.setToolTip("The file names weights that aren't installed: decode with the bundled ones")
         self.decode_button = QPushButton("Decode")
-        self.cancel_button = QPushButton("Cancel")
-        self.cancel_button.setEnabled(False)
         self.facts = Facts(FACTS, columns=1)
-        self.status = Status()
+        self.ours_box = QCheckBox("napari opens *.ht.jpg as thumbnails without asking")
+        self.ours_box.setToolTip(
+            "napari's own reader takes every JPEG, so it asks which one to use when a thumbnail is dropped "
+            "onto the canvas. This is kept in napari's Preferences, Plugins. Other JPEGs open as ever."
+        )
+        self.ours_box.setChecked(preferences.opens_thumbnails())
         self.form = QFormLayout()
         self.form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self.form.addRow("Thumbnail", self.layer_box)
@@ -127,7 +129,7 @@ class DecodeWidget(QWidget):
         self.form.setRowVisible(self.any_box, False)
         buttons = QHBoxLayout()
         buttons.addWidget(self.decode_button)
-        buttons.addWidget(self.cancel_button)
+        buttons.addWidget(self.status.cancel_button)
         inside = QWidget()
         layout = QVBoxLayout(inside)
         layout.addLayout(self.form)
@@ -135,12 +137,8 @@ class DecodeWidget(QWidget):
         layout.addWidget(self.status)
         layout.addWidget(self.facts)
         layout.addStretch(1)
+        layout.addWidget(self.ours_box)
         scrolling(inside, self)
-
-    def detach(self) -> None:
-        """Follow the viewer no longer, and stop what runs."""
-        self._runner.close()
-        self.layer_box.detach()
 
     # ---- choosing ----------------------------------------------------------------------------
 
@@ -273,13 +271,4 @@ class DecodeWidget(QWidget):
         if isinstance(error, ModelError):
             self.form.setRowVisible(self.any_box, True)
             error = ModelError(f"{str(error).split(': give')[0]}: install those weights, or tick the box")
-        self.status.say(notify(error))
-
-    def _cancel(self) -> None:
-        self._runner.cancel()
-        self.status.say("Cancelled")
-
-    def _busy_changed(self, busy: bool) -> None:
-        self.cancel_button.setEnabled(busy)
-        if not busy:
-            self.status.bar.setValue(0)
+        super()._failed(error)

@@ -30,14 +30,13 @@ from .controls import (
     Facts,
     LayerBox,
     RateSlider,
-    Status,
     not_ours,
     notify,
     scrolling,
 )
 from .encode_controller import EncodeController, Result, Wanted
-from .jobs import Runner
 from .layers import display_limits, find, show, show_error
+from .panel import Panel
 from .plots import CurvePlot, TablesPlot
 from .sources import VALUES, is_eight_bit, plane_of, visible_region
 from .texts import decibels, human_bytes, human_seconds
@@ -53,16 +52,12 @@ THROTTLE_MS = 60
 FACTS = ("File", "PSNR", "Rate", "SSIM", "Ratio", "Scale", "Encoding", "Decoding")
 
 
-class EncodeWidget(QWidget):
+class EncodeWidget(Panel):
     """Codes an image layer, live while the slider moves, and shows the result as layers."""
 
-    def __init__(
-        self, napari_viewer: Viewer, *, runner: Runner | None = None, background: Runner | None = None
-    ):
-        super().__init__()
-        self.viewer = napari_viewer
-        self._runner = runner or Runner(changed=self._busy_changed)
-        self._background = background or Runner(behind=self._runner)
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__(napari_viewer)
+        self._background = self.runner(behind=self._runner)
         self._controller = EncodeController(self, self._runner, self._background)
         self._shown: Result | None = None
         self._build()
@@ -129,15 +124,12 @@ class EncodeWidget(QWidget):
         options.addWidget(self.error_box)
 
         self.encode_button = QPushButton("Encode")
-        self.cancel_button = QPushButton("Cancel")
         self.save_button = QPushButton("Save thumbnail…")
-        self.cancel_button.setEnabled(False)
         self.save_button.setEnabled(False)
         buttons = QHBoxLayout()
-        for button in (self.encode_button, self.cancel_button, self.save_button):
+        for button in (self.encode_button, self.status.cancel_button, self.save_button):
             buttons.addWidget(button)
 
-        self.status = Status()
         self.facts = Facts(FACTS)
         self.curve_plot = CurvePlot(self.viewer.theme)
         self.tables_plot = TablesPlot(self.viewer.theme)
@@ -177,19 +169,9 @@ class EncodeWidget(QWidget):
         self.slider.moved.connect(self._moved)
         self.slider.released.connect(self._settled)
         self.encode_button.clicked.connect(self._encode)
-        self.cancel_button.clicked.connect(self._cancel)
         self.save_button.clicked.connect(self._ask_and_save)
-        self.viewer.events.theme.connect(self._theme_changed)
-        self.destroyed.connect(self._runner.close)
-        self.destroyed.connect(self._background.close)
-
-    def detach(self) -> None:
-        """Follow the viewer no longer, and stop what runs."""
-        self._runner.close()
-        self._background.close()
-        self._throttled.cancel()
-        self.layer_box.detach()
-        self.viewer.events.theme.disconnect(self._theme_changed)
+        self.follow(self._theme_changed, self.viewer.events.theme)
+        self.at_end(self.layer_box.detach, self._throttled.cancel)
 
     # ---- what the user does ------------------------------------------------------------------
 
@@ -244,7 +226,7 @@ class EncodeWidget(QWidget):
     def _cancel(self) -> None:
         self._throttled.cancel()
         self._controller.cancel()
-        self.status.say("Cancelled")
+        super()._cancel()
 
     def _ask_and_save(self) -> None:
         if self._shown is None:
@@ -314,11 +296,6 @@ class EncodeWidget(QWidget):
         for plot in (self.curve_plot, self.tables_plot):
             plot.set_theme(self.viewer.theme)
 
-    def _busy_changed(self, busy: bool) -> None:
-        self.cancel_button.setEnabled(busy)
-        if not busy:
-            self.status.bar.setValue(0)
-
     def _show_estimate(self) -> None:
         layer = self.layer_box.layer
         if layer is None:
@@ -353,7 +330,7 @@ class EncodeWidget(QWidget):
         self.status.progress(fraction)
 
     def show_error(self, error: Exception) -> None:
-        self.status.say(notify(error))
+        self._failed(error)
 
     def show_result(self, result: Result) -> None:
         if result.wanted.plane.layer not in self.viewer.layers:

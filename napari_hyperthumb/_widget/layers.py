@@ -84,6 +84,14 @@ def _matrix(value: Any) -> Any:
     return getattr(value, "affine_matrix", value)
 
 
+def label(layer: Image, visible: bool, position: str = "top_left") -> None:
+    """Write a layer's name on the canvas, where napari can."""
+    overlay = getattr(layer, "name_overlay", None)
+    if overlay is not None:
+        overlay.position = position
+        overlay.visible = visible
+
+
 def display_limits(source: Image) -> tuple[float, float]:
     """Contrast limits that show a result just as its source is shown."""
     if source.rgb:

@@ -7,6 +7,7 @@ from typing import Any
 from ..files import THUMBNAIL_SUFFIX
 
 PLUGIN = "napari-hyperthumb"
+PATTERN = f"*{THUMBNAIL_SUFFIX}"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 _fallback: dict[str, Any] = {"device": "auto", "save_bpp": 0.5}
 """For this session only, where napari keeps no plugins' settings."""
@@ -23,17 +24,24 @@ def _section() -> Any:
         return None
 
 
-def claim_extension() -> None:
-    """Have napari open `*.ht.jpg` with this plugin without asking, unless the user has chosen already.
+def opens_thumbnails() -> bool:
+    """Whether napari opens `*.ht.jpg` with this plugin without asking."""
+    from napari.settings import get_settings
 
-    Its own reader takes every JPEG, so it would ask each time. Other JPEGs aren't touched.
+    return bool(get_settings().plugins.extension2reader.get(PATTERN) == PLUGIN)
+
+
+def set_opens_thumbnails(ours: bool) -> None:
+    """Have napari open `*.ht.jpg` with this plugin, or ask again; other JPEGs aren't touched.
+
+    napari's own reader takes every JPEG too, so without this it asks each time. It is one of the user's
+    settings (Preferences, Plugins), so it is for the user to say.
     """
     from napari.settings import get_settings
 
     plugins = get_settings().plugins
-    pattern = f"*{THUMBNAIL_SUFFIX}"
-    if pattern not in plugins.extension2reader:
-        plugins.extension2reader = {**plugins.extension2reader, pattern: PLUGIN}
+    others = {pattern: name for pattern, name in plugins.extension2reader.items() if pattern != PATTERN}
+    plugins.extension2reader = {**others, PATTERN: PLUGIN} if ours else others
 
 
 def get(name: str) -> Any:

@@ -9,14 +9,14 @@ import numpy as np
 from napari.layers import Image, Shapes
 from napari.viewer import Viewer
 
-from .layers import KEY, display_limits, find, show
+from .layers import KEY, display_limits, find, label, show
 from .sources import placement, visible_region
 
 NEAR = 12
 """Screen pixels from the line in which it can be grabbed."""
 THICK = 2.0
 """Of the line, in screen pixels."""
-RIGHT, LINE = "swipe: right side", "swipe: line"
+LINE = "swipe line"
 
 
 def camera_of(viewer: Viewer) -> Any:
@@ -36,6 +36,7 @@ class Swipe:
         self._after: np.ndarray | None = None
         self._index: tuple[int, ...] = ()
         self._column = 0
+        self._right = ""
 
     @property
     def active(self) -> bool:
@@ -47,10 +48,14 @@ class Swipe:
         """First column of the right side."""
         return self._column
 
-    def start(self, source: Image, index: tuple[int, ...], after: np.ndarray) -> None:
-        """Draw a line through the middle of what is on screen, with `after` on its right."""
+    def start(self, source: Image, index: tuple[int, ...], after: np.ndarray, name: str) -> None:
+        """Draw a line through the middle of what is on screen, with `after` on its right.
+
+        name: of what is on the right.
+        """
         self.stop()
         self._source, self._index, self._after = source, index, after
+        self._right = f"{name}, right side"
         start, stop = visible_region(source, (after.shape[0], after.shape[1]))[1]
         self._put_right((start + stop) // 2)
         place = placement(source, index, 1, (0, 0))
@@ -70,7 +75,7 @@ class Swipe:
         if not self.active:
             return
         self._after = None
-        for name in (RIGHT, LINE):
+        for name in (self._right, LINE):
             if name in self._viewer.layers:
                 self._viewer.layers.remove(name)
         self._viewer.mouse_move_callbacks.remove(self._hover)
@@ -89,25 +94,19 @@ class Swipe:
         if line is not None:
             line.data = [self._line()]
 
-    def set_after(self, after: np.ndarray) -> None:
-        """Show something else on the right."""
-        if self.active:
-            self._after = after
-            self._put_right(self._column)
-
     def show_right(self, visible: bool) -> None:
         """Hide the right side for a moment, or show it again."""
-        layer = find(self._viewer, RIGHT)
+        layer = find(self._viewer, self._right)
         if layer is not None:
             layer.visible = visible
 
     def _put_right(self, column: int) -> None:
         assert self._after is not None and self._source is not None
         self._column = min(max(column, 0), self._after.shape[1] - 1)
-        show(
+        right = show(
             self._viewer,
             self._source,
-            RIGHT,
+            self._right,
             self._after[:, self._column :],
             index=self._index,
             offset=(0, self._column),
@@ -116,9 +115,10 @@ class Swipe:
             colormap=None if self._after.ndim == 3 else self._source.colormap,
             metadata={"kind": "swipe"},
         )
+        label(right, True, "top_right")
 
     def _raise(self) -> None:
-        for name in (RIGHT, LINE):
+        for name in (self._right, LINE):
             if name in self._viewer.layers:
                 at = self._viewer.layers.index(name)
                 self._viewer.layers.move(at, len(self._viewer.layers))
