@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -36,6 +36,8 @@ from napari_hyperthumb.metrics import at_bpp, bd_rate
 RATES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)
 ANCHOR = "JPEG"
 OURS = "HyperThumb"
+BEST = " (best)"
+"""Ends the name of our curves with effort "best"."""
 BETTER = f"{OURS}, better scale"
 PUBLISHED = "Published x4"
 EXACT = 99.0
@@ -68,10 +70,11 @@ class Task:
     """0: not ours."""
     model: Path | None = None
     qualities: tuple[float, ...] | None = None
+    effort: str = "fast"
 
     def load(self) -> Codec:
         if self.scale:
-            return hyperthumb(self.scale, model=self.model)
+            return hyperthumb(self.scale, model=self.model, effort=self.effort)
         return next(codec for codec in available_codecs(psnr_tuned=True) if codec.name == self.codec)
 
 
@@ -177,16 +180,15 @@ def mean_curves(rows: Iterable[Row]) -> dict[str, Curve]:
     return {codec: sorted(points) for codec, points in curves.items()}
 
 
-def better_scale(curves: dict[str, Curve]) -> Curve:
-    """Per rate the better of our curves; it may jump where one of them begins or ends."""
-    ours = [curve for name, curve in curves.items() if name.startswith(OURS)]
+def better_scale(ours: Sequence[Curve]) -> Curve:
+    """Per rate the better of these curves; it may jump where one of them begins or ends."""
     rates = sorted({rate for curve in ours for rate, _ in curve} | set(RATES))
-    best = []
+    better = []
     for rate in rates:
         reached = [value for curve in ours if (value := at_bpp(curve, rate)) is not None]
         if reached:
-            best.append((rate, max(reached)))
-    return best
+            better.append((rate, max(reached)))
+    return better
 
 
 def summary(curves: dict[str, Curve], images: int) -> str:
@@ -198,8 +200,10 @@ def summary(curves: dict[str, Curve], images: int) -> str:
         "| --- |" + " ---: |" * (len(RATES) + 1),
     ]
     shown = dict(curves)
-    if sum(name.startswith(OURS) for name in curves) > 1:
-        shown[BETTER] = better_scale(curves)
+    for best, name in ((False, BETTER), (True, BETTER + BEST)):
+        ours = [c for n, c in curves.items() if n.startswith(OURS) and n.endswith(BEST) == best]
+        if len(ours) > 1:
+            shown[name] = better_scale(ours)
     for name, curve in shown.items():
         values = [at_bpp(curve, rate) for rate in RATES]
         cells = ["-" if value is None else f"{value:.2f}" for value in values]
@@ -309,6 +313,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--published", type=Path, help="weights of the published architecture (hyperthumb import-weights)"
     )
     parser.add_argument("--levels", nargs="+", type=float, help="of ours; default: -1 to 1 in 9 steps")
+    parser.add_argument(
+        "--best",
+        nargs="*",
+        type=float,
+        help='ours with effort "best" too (some 20 times slower), at these levels or those of --levels',
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes; default: %(default)s")
     parser.add_argument("--reuse", type=Path, help="rd.csv of an earlier run, for codecs not run now")
     return parser.parse_args(arguments)
@@ -322,7 +332,14 @@ def measured(options: argparse.Namespace, paths: Sequence[Path]) -> list[Row]:
         ours.append(published_task(options.published))
     others = chosen_codecs(options.codecs)
     tasks = [Task(path, name) for path in paths for name in others]
-    tasks += [Task(path, own.codec, own.scale, own.model, levels) for path in paths for own in ours]
+    tasks += [replace(own, path=path, qualities=levels) for path in paths for own in ours]
+    if options.best is not None:
+        best = tuple(options.best) or levels
+        tasks += [
+            replace(own, path=path, codec=own.codec + BEST, qualities=best, effort="best")
+            for path in paths
+            for own in ours
+        ]
     rows: list[Row] = []
     start = time.perf_counter()
     for index, part in enumerate(run_all(tasks, options.jobs)):

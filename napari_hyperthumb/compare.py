@@ -160,7 +160,11 @@ def available_codecs(*, psnr_tuned: bool = False) -> tuple[Codec, ...]:
 
 
 def hyperthumb(
-    scale: int = 2, *, model: str | os.PathLike[str] | Model | None = None, device: str = "auto"
+    scale: int = 2,
+    *,
+    model: str | os.PathLike[str] | Model | None = None,
+    effort: str = "fast",
+    device: str = "auto",
 ) -> Codec:
     """Ours as a `Codec` whose quality is the level; model: other weights, which decide the scale."""
     from .codec import decode, encode, load_model
@@ -171,18 +175,18 @@ def hyperthumb(
         scale = model.scale
 
     def to_file(image: Pixels, level: float) -> bytes:
-        return encode(image, level=level, scale=scale, model=model, device=device).data
+        return encode(image, level=level, scale=scale, model=model, effort=effort, device=device).data
 
     def from_file(data: bytes) -> Pixels:
         return decode(data, model=model, device=device)
 
     levels = _steps(*LEVELS, 81)
-    return Codec(own_name(scale), to_file, from_file, levels, levels[::10], 65_500 * scale)
+    return Codec(own_name(scale, effort), to_file, from_file, levels, levels[::10], 65_500 * scale)
 
 
-def own_name(scale: int) -> str:
+def own_name(scale: int, effort: str = "fast") -> str:
     """What we call ourselves in tables and pictures."""
-    return f"HyperThumb x{scale}"
+    return f"HyperThumb x{scale}" + ("" if effort == "fast" else f" ({effort})")
 
 
 # ---- measuring -------------------------------------------------------------------------------
