@@ -177,18 +177,17 @@ class Engine:
         if self.whole:
             return update.step.thumbnail
         thumbnail, effort = update.step.thumbnail, update.wanted.effort
-        session = Session(self.array, **self._options())
+        session = self._session(self.array)
         target = Target("level", min(max(thumbnail.level, -1.0), 1.0))
-        step = session.encode(target, thumbnail.scale, effort=effort, with_ssim=False, report=self.check)
-        return step.thumbnail
+        return session.encode(target, thumbnail.scale, effort=effort, with_ssim=False).thumbnail
 
-    def _options(self) -> dict[str, object]:
-        # Of the whole image: a crop on its own would take its own minimum and maximum.
-        return {"device": self._device, "models": self._models, "value_range": self.format.range}
+    def _session(self, array: Array) -> Session:
+        # The range is the whole image's: a crop on its own would take its own minimum and maximum.
+        return Session(array, device=self._device, models=self._models, value_range=self.format.range)
 
     def _explored(self, region: Region) -> Explored:
         (top, bottom), (left, right) = region
-        session = Session(self.array[top:bottom, left:right], **self._options())  # type: ignore[arg-type]
+        session = self._session(self.array[top:bottom, left:right])
         return Explored(session, region, session.calibrate(report=self.check))
 
     def _codec(self, name: str) -> Codec | None:

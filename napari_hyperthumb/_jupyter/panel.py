@@ -166,7 +166,7 @@ class Explorer:
             "sheet": self._save_sheet,
         }
         self.save_buttons = {
-            name: widgets.Button(description=name.capitalize(), icon="download", layout=layout(width="132px"))
+            name: widgets.Button(description=name.capitalize(), icon="download", layout=layout(width="160px"))
             for name in self._saves
         }
         for name, button in self.save_buttons.items():
@@ -177,7 +177,9 @@ class Explorer:
 
     @staticmethod
     def _buttons(name: str, options: list[tuple[str, Any]], value: Any, width: str) -> Any:
-        made = widgets.ToggleButtons(options=options, value=value, description=name)
+        made = widgets.ToggleButtons(
+            options=options, value=value, description=name, layout=widgets.Layout(width="max-content")
+        )
         made.style.button_width = width
         made.style.description_width = "initial"
         return made

@@ -62,6 +62,10 @@ def _show(axes: Any, pixels: NDArray[np.uint8], title: str) -> None:
     axes.set_axis_off()
 
 
+def _parts(figure: Any, rows: int, columns: int, **shares: Any) -> Any:
+    return figure.subfigures(rows, columns, **shares)
+
+
 def static_sheet(update: Update) -> bytes:
     """What stays in a notebook that is saved: both pictures, the curve, the tables and the numbers.
 
@@ -70,11 +74,11 @@ def static_sheet(update: Update) -> bytes:
     step, explored = update.step, update.explored
     figure = Figure(figsize=(11, 6.6), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
-    above, below = figure.subfigures(2, 1, height_ratios=(1.35, 1))
+    above, below = _parts(figure, 2, 1, height_ratios=(1.35, 1))
     left, right = above.subplots(1, 2)
     _show(left, as_eight_bit(step.original, step.format), "Original")
     _show(right, right_pixels(update), caption(update))
-    plot, numbers, tables = below.subfigures(1, 3, width_ratios=(1.25, 0.75, 1.35))
+    plot, numbers, tables = _parts(below, 1, 3, width_ratios=(1.25, 0.75, 1.35))
     point = (step.thumbnail.bpp, step.psnr)
     draw_curves(plot.add_subplot(), explored.curves, explored.rivals, point=point)
     words = numbers.add_subplot()

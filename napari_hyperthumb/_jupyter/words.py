@@ -68,7 +68,7 @@ def cells(update: Update) -> list[Cell]:
         Cell("PSNR", decibels(step.psnr), "Over all samples, against the value range"),
         Cell("SSIM", "…" if update.ssim is None else f"{update.ssim:.4f}", "Mean over channels"),
         Cell("Level", f"{thumbnail.level:+.2f} at scale {thumbnail.scale}", "What the networks are told"),
-        Cell("Thumbnail", f"{lr[1]}×{lr[0]} of {width}×{height}", "What any viewer shows"),
+        Cell("Thumbnail", f"{lr[1]}×{lr[0]}", f"What any viewer shows of these {width}×{height} pixels"),
         Cell(
             "Time",
             f"{milliseconds(step.encode_s)} + {milliseconds(step.decode_s)}",

@@ -61,11 +61,13 @@ function render({ model, el }) {
       node(lines, "polyline", { points: points.map((p) => `${x.to(p[0])},${y.to(p[1])}`).join(" "), fill: "none",
         stroke: colour, "stroke-width": scale ? 2.6 : 1.4, "stroke-linejoin": "round" });
     }
+    const rows = curves.length;
+    node(svg, "rect", { class: "key", x: BOX.right - 127, y: BOX.bottom - 8 - 15 * rows, width: 123, height: 15 * rows + 4 });
     curves.forEach(({ name, colour, scale }, index) => {
       const at = BOX.bottom - 10 - 15 * (curves.length - 1 - index);
-      node(svg, "line", { x1: BOX.right - 100, x2: BOX.right - 82, y1: at, y2: at, stroke: colour,
+      node(svg, "line", { x1: BOX.right - 121, x2: BOX.right - 103, y1: at, y2: at, stroke: colour,
         "stroke-width": scale ? 2.6 : 1.4 });
-      node(svg, "text", { x: BOX.right - 77, y: at + 4 }, name);
+      node(svg, "text", { x: BOX.right - 97, y: at + 4 }, name);
     });
     marker = node(svg, "g", { "clip-path": `url(#${clip})` });
     marker.cross = [node(marker, "line", { class: "cross" }), node(marker, "line", { class: "cross" })];

@@ -33,7 +33,7 @@ function render({ model, el }) {
   tools.className = "ht-tools";
   const readout = document.createElement("output");
   const hint = document.createElement("span");
-  hint.textContent = "Drag the line to compare, the picture to pan. Click it, then turn the wheel to zoom.";
+  hint.textContent = "Drag the line or the picture; click, then wheel to zoom";
   tools.append(
     button("−", "Zoom out", () => zoomAt(size.w / 2, size.h / 2, 1 / 1.5)),
     button("+", "Zoom in", () => zoomAt(size.w / 2, size.h / 2, 1.5)),

@@ -2,8 +2,11 @@
 const VIRIDIS = [[68, 1, 84], [65, 68, 135], [42, 120, 142], [34, 168, 132], [122, 209, 81], [253, 231, 37]];
 const FREQUENCIES = "Step of the coefficient with horizontal frequency";
 
-function colour(step, most) {
-  const t = Math.log(step) / Math.log(most) * (VIRIDIS.length - 1);
+const LEAST = 2, MOST = 64; // fixed, so that colours at two rates compare; few steps lie beyond
+
+function colour(step) {
+  const share = Math.log(step / LEAST) / Math.log(MOST / LEAST);
+  const t = Math.min(1, Math.max(0, share)) * (VIRIDIS.length - 1);
   const i = Math.min(Math.floor(t), VIRIDIS.length - 2);
   return VIRIDIS[i].map((from, k) => Math.round(from + (VIRIDIS[i + 1][k] - from) * (t - i)));
 }
@@ -11,7 +14,10 @@ function colour(step, most) {
 function render({ model, el }) {
   el.classList.add("ht-view", "ht-tables");
   function redraw() {
-    el.replaceChildren();
+    const side = document.createElement("div");
+    side.className = "side";
+    side.textContent = "high    vertical frequency    low";
+    el.replaceChildren(side);
     for (const [index, table] of model.get("tables").entries()) {
       const figure = document.createElement("figure"), title = document.createElement("figcaption");
       const steps = table.flat();
@@ -22,7 +28,7 @@ function render({ model, el }) {
       const grid = document.createElement("div");
       grid.className = "grid";
       steps.forEach((step, at) => {
-        const cell = document.createElement("b"), rgb = colour(step, 255);
+        const cell = document.createElement("b"), rgb = colour(step);
         cell.textContent = step;
         cell.title = `${FREQUENCIES} ${at % 8}, vertical ${Math.floor(at / 8)}: ${step}`;
         cell.style.background = `rgb(${rgb.join(",")})`;
