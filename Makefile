@@ -1,5 +1,5 @@
-# make demo | test | test-napari | lint | benchmark. Each sets up what it needs; nothing is installed outside of
-# .venv but the Debian packages of `system` (as root, or with sudo).
+# make demo | test | test-napari | test-notebooks | notebooks | lint | benchmark. Each sets up what it needs;
+# nothing is installed outside of .venv but the Debian packages of `system` (as root, or with sudo).
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -9,7 +9,7 @@ APT_NAPARI = xvfb xauth libegl1 libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 
 XVFB = xvfb-run -a -s "-screen 0 1600x1000x24"
 KODAK ?= ../shared/data/kodak
 
-.PHONY: demo test test-napari lint benchmark system clean
+.PHONY: demo test test-napari test-notebooks notebooks lint benchmark system clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -20,11 +20,20 @@ test: system $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+	$(MAKE) test-notebooks
 
 # The widgets, in a real viewer on a virtual screen.
 test-napari: $(VENV)/.napari
 	@scripts/apt.sh $(APT_NAPARI)
 	$(XVFB) $(BIN)/python -m pytest tests/test_session.py tests/test_napari_*.py
+
+# Every notebook from top to bottom. The explorer in a browser is among the other tests.
+test-notebooks: $(VENV)/.test
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+
+# The same, and keep their figures: after new weights, or changes to the notebooks.
+notebooks: $(VENV)/.test
+	$(BIN)/python scripts/notebooks.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --fix .
@@ -43,11 +52,11 @@ $(VENV)/.core: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,train]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,train,notebook]'
 	touch $@ $(VENV)/.core
 
 $(VENV)/.napari: $(VENV)/.test
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,train,napari]' 'napari[pyqt6]' pytest-qt 'dask[array]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,train,notebook,napari]' 'napari[pyqt6]' pytest-qt 'dask[array]'
 	touch $@
 
 # A browser and ImageMagick: the tests open thumbnails in both.

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,14 +105,30 @@ class Panel:
         self.page = page
         self.root = page.locator(".ht-explorer")
         self.canvas = self.root.locator(".ht-swipe canvas")
+        self.errors: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def wait(self, seconds: float = 300) -> None:
         """Until the first picture, numbers and curve are there."""
         self.canvas.wait_for(timeout=1000 * seconds)
         self.root.locator(".ht-curves .point").wait_for(timeout=1000 * seconds)
-        self.page.wait_for_function(
-            "() => document.querySelector('.ht-swipe .ht-tag.right')?.textContent", timeout=1000 * seconds
-        )
+        self.until(lambda: self.frame() > 0, seconds)
+        self.root.scroll_into_view_if_needed()
+
+    def rest(self, seconds: float = 120) -> None:
+        """Until SSIM is there, which is measured when the slider rests."""
+        self.until(lambda: "…" not in self.numbers().get("SSIM", "…"), seconds)
+
+    def until(self, condition: Callable[[], object], seconds: float) -> None:
+        """Look again and again until something is so."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it didn't happen in time"
+            self.page.wait_for_timeout(50)
+
+    def frame(self) -> int:
+        """The number of the frame that is painted; 0 for none."""
+        return int(self.root.locator(".ht-swipe").get_attribute("data-shown") or 0)
 
     def numbers(self) -> dict[str, str]:
         """Name to value, as shown."""
@@ -120,26 +136,61 @@ class Panel:
         pairs = cells.evaluate_all("cells => cells.map(c => [...c.children].map(x => x.textContent))")
         return dict(pairs)
 
+    def rate(self) -> float:
+        """bpp of the file on screen."""
+        return float(self.numbers()["Rate"].split()[0])
+
+    def slider_value(self) -> float:
+        """bpp that the slider says."""
+        return float(self.root.locator(".widget-slider .widget-readout").first.inner_text())
+
     def point(self) -> tuple[float, float]:
         """Where the operating point is drawn, in the plot's own units."""
         dot = self.root.locator(".ht-curves .point")
         return float(dot.get_attribute("cx")), float(dot.get_attribute("cy"))
 
+    def zoom(self) -> float:
+        """Per cent."""
+        return float(self.root.locator(".ht-tools output").inner_text().rstrip("%"))
+
     def pixels(self) -> str:
         """The drawn picture as a data address: equal only where every pixel is."""
         return str(self.canvas.evaluate("canvas => canvas.toDataURL()"))
+
+    def colours(self, share: float) -> list[int]:
+        """A column of drawn pixels at a share of the width, RGBA one after the other."""
+        code = """(canvas, share) => Array.from(canvas.getContext("2d").getImageData(
+            Math.round(share * canvas.width), canvas.height / 4, 1, canvas.height / 2).data)"""
+        return list(self.canvas.evaluate(code, share))
+
+    def kernel_is_idle(self) -> bool:
+        """As JupyterLab's status bar says."""
+        return bool(self.page.get_by_text("Python 3 (ipykernel) | Idle").count())
+
+    def choose_right(self, name: str) -> None:
+        """What lies right of the line."""
+        self.root.locator("select").select_option(label=name)
+
+    def click_curve(self, share: float) -> None:
+        """Click at a share of the plot's width."""
+        box = self.root.locator(".ht-curves svg").bounding_box()
+        self.page.mouse.click(box["x"] + share * box["width"], box["y"] + 0.4 * box["height"])
 
     def drag_slider(self, pixels: float, steps: int = 10) -> None:
         """Drag the rate's handle so far to the right."""
         self.drag(self.root.locator(".widget-slider .noUi-handle").first, pixels, 0, steps)
 
-    def drag_line(self, pixels: float) -> None:
-        """Drag the swipe line from the middle so far to the right."""
-        self.drag(self.canvas, pixels, 0, 10)
+    def drag_line(self, to: float, start: float = 0.5) -> None:
+        """Drag the swipe line between two shares of the width."""
+        width = self.canvas.bounding_box()["width"]
+        self.drag(self.canvas, (to - start) * width, 0, 10, at=(start, 0.5))
 
-    def drag(self, locator: Any, dx: float, dy: float, steps: int) -> None:
+    def drag(
+        self, locator: Any, dx: float, dy: float, steps: int, at: tuple[float, float] = (0.5, 0.5)
+    ) -> None:
+        """Press the mouse at a share of an element's size, move, release."""
         box = locator.bounding_box()
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        x, y = box["x"] + at[0] * box["width"], box["y"] + at[1] * box["height"]
         self.page.mouse.move(x, y)
         self.page.mouse.down()
         self.page.mouse.move(x + dx, y + dy, steps=steps)

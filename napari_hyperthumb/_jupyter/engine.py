@@ -25,6 +25,8 @@ from ..targets import Target
 
 BLOCK = 32
 """Crops begin at multiples of this, which every scale codes without padding."""
+REST = 0.2
+"""Seconds without a new request before SSIM is measured."""
 RECONSTRUCTION, ERROR, THUMBNAIL = "reconstruction", "error map", "thumbnail"
 EFFORTS = ("fast", "best")
 Check = Callable[[float], None]
@@ -111,6 +113,8 @@ class Engine:
         self.shape = (self.array.shape[0], self.array.shape[1])
         self.check: Check = no_check
         """Called often from within long work."""
+        self.rest: Check = no_check
+        """Called with seconds before what can wait until the slider rests; like `check` it may raise."""
         self.now = self._explored(self.region_at(self.shape[0] // 2, self.shape[1] // 2))
         """The part at hand."""
 
@@ -165,6 +169,8 @@ class Engine:
             rival = self._rival(codec, step)
             update = replace(update, rival=rival, right=as_original(rival.image, step.format), busy="")
             yield update
+        # SSIM takes as long as a step, in one go: the next step must not have to wait for it.
+        self.rest(REST)
         quality = step.ssim
         if min(session.shape) >= SSIM_SIDE:
             quality = ssim(step.original, step.image, step.peak)

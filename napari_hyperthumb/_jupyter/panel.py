@@ -22,7 +22,7 @@ from .pictures import ERROR_SPAN, overview, png, right_pixels, static_sheet
 from .views import CropView, CurvesView, SwipeView, TablesView
 from .words import caption, error_text, numbers_html
 
-PAUSE = 0.4
+PAUSE = 1.0
 """Seconds without a new request after which the picture that a saved notebook keeps is drawn."""
 MAGMA = ("#000004", "#3b0f70", "#8c2981", "#de4968", "#fe9f6d", "#fcfdbf")
 Save = Callable[[Update], str]
@@ -52,7 +52,7 @@ class Explorer:
             self._show(update)
             if update.settled:
                 break
-        engine.check = self._worker.check
+        engine.check, engine.rest = self._worker.check, self._worker.pause
         self._submit()
 
     # ---- what a program may ask ---------------------------------------------------------------

@@ -160,6 +160,7 @@ function render({ model, el }) {
       layout();
     } else draw();
     requestAnimationFrame(() => { // painted: the kernel may know
+      el.dataset.shown = frame;
       model.set("shown", frame);
       model.save_changes();
     });
