@@ -106,6 +106,7 @@ class Panel:
         self.root = page.locator(".ht-explorer")
         self.canvas = self.root.locator(".ht-swipe canvas")
         self.errors: list[str] = []
+        self.notebook = Path()
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def wait(self, seconds: float = 300) -> None:
@@ -118,6 +119,11 @@ class Panel:
     def rest(self, seconds: float = 120) -> None:
         """Until SSIM is there, which is measured when the slider rests."""
         self.until(lambda: "…" not in self.numbers().get("SSIM", "…"), seconds)
+
+    def settle(self, seconds: float = 60) -> None:
+        """Until the numbers are those of the rate that the slider says."""
+        self.until(lambda: abs(self.rate() / self.slider_value() - 1) < 0.1, seconds)
+        self.rest()
 
     def until(self, condition: Callable[[], object], seconds: float) -> None:
         """Look again and again until something is so."""
