@@ -24,7 +24,7 @@ pytest.importorskip("anywidget", reason="the explorer needs the extra [notebook]
 from napari_hyperthumb._jupyter.engine import ERROR, THUMBNAIL, Engine, Update
 from napari_hyperthumb._jupyter.latest import Latest, SupersededError
 from napari_hyperthumb._jupyter.panel import Explorer, explore
-from napari_hyperthumb._jupyter.pictures import error_map, overview, png, right_pixels, static_sheet
+from napari_hyperthumb._jupyter.pictures import bmp, error_map, overview, png, right_pixels, static_sheet
 from napari_hyperthumb._jupyter.words import caption, cells, error_text
 
 SECONDS = 60
@@ -214,7 +214,8 @@ def test_what_goes_wrong_is_handed_over_and_work_goes_on() -> None:
 
 def test_pictures_travel_without_loss(photo: np.ndarray) -> None:
     for pixels in (photo, photo[:, :, 0]):
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png(pixels)))), pixels)
+        for file in (png(pixels), bmp(pixels)):
+            np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(file))), pixels)
 
 
 def test_error_maps_are_black_where_nothing_is_wrong(engine: Engine, photo: np.ndarray) -> None:

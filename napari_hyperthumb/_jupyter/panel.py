@@ -18,7 +18,7 @@ from ..plots import OURS, RIVALS
 from ..session import Region, Step, as_eight_bit, choose
 from .engine import EFFORTS, ERROR, THUMBNAIL, Engine, Update, Wanted
 from .latest import Latest
-from .pictures import ERROR_SPAN, overview, png, right_pixels, static_sheet
+from .pictures import ERROR_SPAN, bmp, overview, png, right_pixels, static_sheet
 from .views import CropView, CurvesView, SwipeView, TablesView
 from .words import caption, error_text, numbers_html
 
@@ -289,7 +289,7 @@ class Explorer:
             self.swipe.true_size = right == THUMBNAIL
             self.swipe.right_label = caption(update)
             self.swipe.legend = {"colours": MAGMA, "low": "0", "high": span} if right == ERROR else {}
-            self.swipe.right = png(right_pixels(update))
+            self.swipe.right = bmp(right_pixels(update))
             self.swipe.frame += 1
 
     def _say(self, text: str, kind: str = "") -> None:

@@ -21,7 +21,7 @@ class SwipeView(anywidget.AnyWidget):
     left = traitlets.Bytes().tag(sync=True)
     """PNG."""
     right = traitlets.Bytes().tag(sync=True)
-    """PNG; stretched over the left one unless `true_size`."""
+    """BMP; stretched over the left one unless `true_size`."""
     true_size = traitlets.Bool(False).tag(sync=True)
     left_label = traitlets.Unicode("Original").tag(sync=True)
     right_label = traitlets.Unicode().tag(sync=True)

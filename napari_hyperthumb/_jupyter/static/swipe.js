@@ -3,7 +3,8 @@ const MAX_HEIGHT = 560, REACH = 16;
 
 async function bitmap(bytes) {
   if (!bytes || !bytes.byteLength) return null;
-  return createImageBitmap(new Blob([bytes], { type: "image/png" }));
+  const type = bytes.getUint8(0) === 0x42 ? "image/bmp" : "image/png"; // BMP begins with "BM"
+  return createImageBitmap(new Blob([bytes], { type }));
 }
 
 function button(text, title, action) {
