@@ -1,5 +1,5 @@
-# make demo | test | test-napari | test-reference | lint | benchmark. Each sets up what it needs; nothing is installed outside of
-# .venv but the Debian packages of `system` (as root, or with sudo).
+# make demo | test | test-napari | test-notebooks | test-reference | notebooks | lint | benchmark. Each sets up
+# what it needs; nothing is installed outside of .venv but the Debian packages of `system` (as root, or with sudo).
 PYTHON ?= python3
 VENV ?= .venv
 REFERENCE ?= .venv-reference
@@ -12,7 +12,7 @@ APT = chromium imagemagick xvfb xauth libegl1 libxkbcommon-x11-0 libxcb-cursor0 
 SCREEN = $(if $(shell command -v xvfb-run),xvfb-run -a -s "-screen 0 1600x1000x24")
 KODAK ?= ../shared/data/kodak
 
-.PHONY: demo test test-napari test-reference lint benchmark system clean
+.PHONY: demo test test-napari test-notebooks test-reference notebooks lint benchmark system clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -23,6 +23,7 @@ test: system $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(SCREEN) $(BIN)/python -m pytest
+	$(MAKE) test-notebooks
 
 # Of the tests only those of the napari plugin, in a real viewer.
 test-napari: system $(VENV)/.test
@@ -32,6 +33,14 @@ test-napari: system $(VENV)/.test
 # torchjpeg, in an environment of its own. Python 3.10 or 3.11, 5.3 GB; see the README for how long it takes.
 test-reference: system $(REFERENCE)/.built
 	$(SCREEN) $(REFERENCE)/bin/python -m pytest
+
+# Every notebook from top to bottom. The explorer in a browser is among the other tests.
+test-notebooks: $(VENV)/.test
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+
+# The same, and keep their figures: after new weights, or changes to the notebooks.
+notebooks: $(VENV)/.test
+	$(BIN)/python scripts/notebooks.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --fix .
@@ -50,7 +59,7 @@ $(VENV)/.core: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,train,napari]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,train,napari,notebook]'
 	touch $@ $(VENV)/.core
 
 $(REFERENCE)/.built: setup.cfg pyproject.toml

@@ -24,6 +24,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from ._jupyter.panel import explore
     from .codec import Info, Thumbnail, decode, encode, info, load_model
 
 __version__ = "0.1.0"
@@ -42,9 +43,11 @@ __all__ = [
     "TrainingError",
     "decode",
     "encode",
+    "explore",
     "info",
     "load_model",
 ]
+_NOTEBOOK = ("anywidget", "ipywidgets", "IPython", "traitlets", "matplotlib")
 _LAZY = ("Info", "Thumbnail", "decode", "encode", "info", "load_model")
 
 
@@ -52,6 +55,15 @@ def __getattr__(name: str) -> Any:
     # torch takes seconds to import: napari's start-up must not pay for it (PEP 562).
     if name in _LAZY:
         return getattr(import_module(".codec", __name__), name)
+    if name == "explore":
+        try:
+            return getattr(import_module("._jupyter.panel", __name__), name)
+        except ImportError as error:
+            if (error.name or "").split(".")[0] not in _NOTEBOOK:
+                raise
+            raise DependencyError(
+                f"the explorer needs {error.name}: pip install 'napari-hyperthumb[notebook]'"
+            ) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -30,3 +30,10 @@ def pick_device(name: str = "auto") -> torch.device:
     if not available.get(device.type, False):
         raise DeviceError(f'device {name!r} isn\'t available here; use "auto" or "cpu"')
     return device
+
+
+def describe_device(device: torch.device) -> str:
+    """The GPU's name, or the CPU with its number of threads."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type.upper()

@@ -251,16 +251,18 @@ class Session:
         scale: int,
         *,
         region: Region | None = None,
+        quick: bool = False,
         with_ssim: bool = False,
         report: Report = no_report,
     ) -> Step:
         """Code the image, or a part as if it were all there is, at a level, and decode it.
 
-        A part is coded for a quick look, without the moves that a file gets (`PreparedImage.code`).
+        quick: without the moves that a file gets (`PreparedImage.code`), in half the time; a few tenths
+        of a dB worse.
         """
         started = time.perf_counter()
         prepared = self.prepare(scale, region, part_of(report, 0.0, 0.4))
-        coding = prepared.code(level, part_of(report, 0.4, 0.6), rounds=0 if region else None)
+        coding = prepared.code(level, part_of(report, 0.4, 0.6), rounds=0 if quick else None)
         seconds = time.perf_counter() - started
         return self._step(prepared, coding, region, seconds, with_ssim, part_of(report, 0.6, 1.0))
 

@@ -664,6 +664,7 @@ def test_public_names_are_these():
         "TrainingError",
         "decode",
         "encode",
+        "explore",
         "info",
         "load_model",
     ]

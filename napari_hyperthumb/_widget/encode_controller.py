@@ -140,7 +140,9 @@ class EncodeController:
             if part:
                 region = aligned_region(wanted.region, opened.session.shape, BLOCK, PREVIEW_PIXELS)
             rest = _part(report, 0.3, 1.0)
-            step = opened.session.step(level, scale, region=region, with_ssim=not part, report=rest)
+            step = opened.session.step(
+                level, scale, region=region, quick=part, with_ssim=not part, report=rest
+            )
             return Result(wanted, opened, step)
 
         self._run(work, wanted, text, long=not part)

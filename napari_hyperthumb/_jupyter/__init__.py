@@ -1,0 +1,1 @@
+"""The rate-distortion explorer of `napari_hyperthumb.explore`: engine, pictures, page, panel."""
