@@ -103,13 +103,14 @@ class EncodeController:
         """Code the whole image to a target: "bpp", "nbytes" or "psnr"."""
 
         def work(report: Report) -> Result:
+            from ..pipeline import part_of
             from ..targets import parse_target
 
-            opened = self._open(wanted, _part(report, 0.0, 0.3))
+            opened = self._open(wanted, part_of(report, 0.0, 0.3))
             wishes = (value if kind == one else None for one in ("bpp", "nbytes", "psnr", "level"))
             target = parse_target(opened.session.shape, *wishes)  # type: ignore[arg-type]
             step = opened.session.encode(
-                target, wanted.scale, effort=wanted.effort, report=_part(report, 0.3, 1.0)
+                target, wanted.scale, effort=wanted.effort, report=part_of(report, 0.3, 1.0)
             )
             return Result(wanted, opened, step)
 
@@ -132,14 +133,15 @@ class EncodeController:
             return
 
         def work(report: Report) -> Result:
+            from ..pipeline import part_of
             from ..session import aligned_region, choose
 
-            opened = self._open(wanted, _part(report, 0.0, 0.3))
+            opened = self._open(wanted, part_of(report, 0.0, 0.3))
             scale, level = choose(opened.at(wanted.scale), bpp)
             region = None
             if part:
                 region = aligned_region(wanted.region, opened.session.shape, BLOCK, PREVIEW_PIXELS)
-            rest = _part(report, 0.3, 1.0)
+            rest = part_of(report, 0.3, 1.0)
             step = opened.session.step(
                 level, scale, region=region, quick=part, with_ssim=not part, report=rest
             )
@@ -232,7 +234,3 @@ class EncodeController:
 
 def _key(wanted: Wanted) -> tuple[object, ...]:
     return (*wanted.plane.key, wanted.device)
-
-
-def _part(report: Report, first: float, last: float) -> Report:
-    return lambda fraction: report(first + (last - first) * fraction)
