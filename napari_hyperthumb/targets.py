@@ -51,7 +51,8 @@ def parse_target(
     if kind != "level" and value <= 0:
         raise RateError(f"{kind} must be more than 0, not {value:g}")
     if kind == "bpp":
-        return Target("nbytes", math.floor(min(value * shape[0] * shape[1] / 8, 2.0**62)))
+        # A rate that was itself computed from whole bytes must not lose one of them to rounding.
+        return Target("nbytes", math.floor(min(value * shape[0] * shape[1] / 8 * (1 + 1e-12), 2.0**62)))
     return Target(kind, math.floor(value) if kind == "nbytes" else value)
 
 
@@ -107,7 +108,7 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
         least = len(above.result.data) if above else 0
         raise RateError(
             f"{wanted} bytes can't be reached at scale {prepared.model.scale}: "
-            f"the smallest file of this image has {least} bytes"
+            f"the smallest file of this image has about {least} bytes"
         )
     inside = LEVELS[0] <= below.level < LEVELS[1]
     if not prepared.net.ROUNDS:
@@ -115,6 +116,10 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
     level, tables = below.level, below.result.tables
     quantised = prepared.quantised(level, tables)
     state = State.at(prepared, level, tables, quantised, next(reports))
+    if level >= LEVELS[1]:  # there is room to spare: the file of the highest level
+        coding = state.write(state.moved())
+        if len(coding.data) <= wanted:
+            return Candidate(coding, prepared, inside)
     return Candidate(fit_bytes(state, wanted) or below.result, prepared, inside)
 
 

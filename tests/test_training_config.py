@@ -116,7 +116,7 @@ def test_unknown_settings_and_wrong_types_are_named(changes, named):
         ({"ema": 1}, "ema"),
         ({"gray": 1.5}, "gray"),
         ({"held_out": 1}, "held_out"),
-        ({"guidance": -1}, "weights must not be negative"),
+        ({"guidance": -1}, "guidance must not be negative"),
         ({"guidance": -1}, "guidance must not be negative"),
         ({"distortion": "l2"}, "distortion"),
         ({"rate": "arithmetic"}, "rate"),
