@@ -84,7 +84,7 @@ def chromium(size: dict[str, int] | None = None) -> Iterator[Any]:
 
 def open_notebook(page: Any, address: str, name: str) -> None:
     """Open a notebook and wait for its kernel."""
-    page.goto(address.format(name))
+    page.goto(address.format(name), timeout=120_000)
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=120_000)
     # The indicator beside the kernel's name says idle before there is a kernel.
     page.get_by_text("Python 3 (ipykernel) | Idle").first.wait_for(timeout=120_000)
