@@ -132,6 +132,7 @@ class Step:
     region: Region
     """Where in the image it lies."""
     whole: bool
+    """Whether the thumbnail is the file of the whole image, not of a part or a quick look."""
     format: Format
     psnr: float
     """dB against the value range."""
@@ -264,7 +265,8 @@ class Session:
         prepared = self.prepare(scale, region, part_of(report, 0.0, 0.4))
         coding = prepared.code(level, part_of(report, 0.4, 0.6), rounds=0 if quick else None)
         seconds = time.perf_counter() - started
-        return self._step(prepared, coding, region, seconds, with_ssim, part_of(report, 0.6, 1.0))
+        step = self._step(prepared, coding, region, seconds, with_ssim, part_of(report, 0.6, 1.0))
+        return replace(step, whole=step.whole and not quick)
 
     def encode(
         self,

@@ -219,3 +219,15 @@ def test_difference_averages_channels() -> None:
 def test_unknown_scales_are_refused(photo: np.ndarray, models: dict[int, Model]) -> None:
     with pytest.raises(RateError, match="scale"):
         Session(photo, device="cpu", models=models).step(0.0, 3)
+
+
+def test_a_quick_look_is_no_file_and_costs_no_gradient(
+    photo: np.ndarray, models: dict[int, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(photo, device="cpu", models=models)
+    settled = session.step(0.0, 2)
+    monkeypatch.setattr("napari_hyperthumb.pipeline.PreparedImage.error_gradient", None)
+    quick = session.step(0.0, 2, quick=True)
+    assert settled.whole
+    assert not quick.whole
+    assert quick.thumbnail.data != settled.thumbnail.data

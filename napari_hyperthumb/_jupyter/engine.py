@@ -183,7 +183,7 @@ class Engine:
 
     def encode_whole(self, update: Update) -> Thumbnail:
         """The file of the whole image at the level that is looked at; the one on screen if that is all."""
-        if self.whole:
+        if self.whole and update.step.whole:
             return update.step.thumbnail
         thumbnail, effort = update.step.thumbnail, update.wanted.effort
         session = self._session(self.array)
