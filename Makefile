@@ -23,7 +23,6 @@ test: system $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(SCREEN) $(BIN)/python -m pytest
-	$(MAKE) test-notebooks
 
 # Of the tests only those of the napari plugin, in a real viewer.
 test-napari: system $(VENV)/.test

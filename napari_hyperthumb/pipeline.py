@@ -212,6 +212,16 @@ class PreparedImage:
             report((index + 1) / len(work))
         return total, out
 
+    def _thumbnail_gradient(self, quantised: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient and curvature of the thumbnail's own error, weighted as in training.
+
+        quantised: (C, 64, h, w); step: (C, 64, 1, 1). Without it moves would pay with the thumbnail's looks.
+        """
+        step = step.to(quantised.device)
+        wanted = dct_8x8(torch.from_numpy(self._base[: len(quantised)])[None])[0].to(quantised.device)
+        weight = 2 * moves.THUMBNAIL_WEIGHT * self.net.config.scale**2 * step
+        return weight * (quantised * step - wanted), weight * step
+
     def moved(
         self,
         quantised: Tensor,
@@ -228,14 +238,14 @@ class PreparedImage:
         """
         config, at = self.net.config, torch.tensor([level])
         with torch.no_grad():
-            curvature = self.net.curvature(
-                torch.from_numpy(tables).float()[None].to(self.device), len(quantised)
-            )
+            table = torch.from_numpy(tables).float()[None]
+            curvature = self.net.curvature(table.to(self.device), len(quantised)).to(quantised.device)
+            pull, stiffness = self._thumbnail_gradient(quantised, steps(table, len(quantised))[0])
             return moves.moved(
                 quantised[None],
-                gradient[None],
-                curvature.to(quantised.device),
-                self.net.bit_price(at) * weight,
+                (gradient + pull)[None],
+                curvature + stiffness,
+                self.net.bit_price(at) * moves.CAUTION * weight,
                 (moves.per_block(config.scale, at) * share).round().long().clamp_min(1),
             )[0]
 
