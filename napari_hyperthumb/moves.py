@@ -24,7 +24,7 @@ CAUTION = 2.0
 """How much more bits count than they are worth: moves bring less error than was estimated, since those are
 picked whose estimate is best (docs/experiments.md)."""
 THUMBNAIL_WEIGHT = 1.0
-"""Of the thumbnail's squared errors beside those of the image, a pixel of each: it stays as good as before."""
+"""Of the squared errors of the thumbnail beside those of the image: it stays as good as before."""
 STRIP = 2**21
 """Coefficients that are looked at together: a large image is taken in strips of blocks."""
 
