@@ -61,10 +61,10 @@ class State:
 def fit_bytes(state: State, nbytes: int, *, share: float = 1.0, weight: float = 1.0) -> Coding | None:
     """One more round of moves, its price of a bit chosen so that the file has just under `nbytes`.
 
-    None where no price within a factor of 4 does it.
+    None where no price from a 32nd to the fourfold does it.
     """
     best: Coding | None = None
-    low, high = weight / 4, weight * 4  # too large a file, too small a one
+    low, high = weight / 32, weight * 4  # too large a file, too small a one
     for _ in range(8):
         coding = state.write(state.moved(weight, share))
         size = len(coding.data)
