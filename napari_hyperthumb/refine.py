@@ -61,11 +61,11 @@ class State:
 def fit_bytes(state: State, nbytes: int, *, share: float = 1.0, weight: float = 1.0) -> Coding | None:
     """One more round of moves, its price of a bit chosen so that the file has just under `nbytes`.
 
-    None where no price from a 32nd to the fourfold does it.
+    None where no price within a factor of 32 does it.
     """
     best: Coding | None = None
-    low, high = weight / 32, weight * 4  # too large a file, too small a one
-    for _ in range(8):
+    low, high = weight / 32, weight * 32  # too large a file, too small a one
+    for _ in range(14):
         coding = state.write(state.moved(weight, share))
         size = len(coding.data)
         if size <= nbytes:
@@ -79,7 +79,7 @@ def fit_bytes(state: State, nbytes: int, *, share: float = 1.0, weight: float = 
         # Bytes fall roughly as the weight to the power of -1/8 in one round.
         guess = weight * (size / (0.9965 * nbytes)) ** 8
         weight = guess if low < guess < high else math.sqrt(low * high)
-        if high / low < 1.02:
+        if high / low < 1.001:
             break
     return best
 
