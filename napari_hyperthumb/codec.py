@@ -34,7 +34,7 @@ from .errors import (
     ThumbnailError,
 )
 from .files import write_atomically
-from .pipeline import Coding, PreparedImage, Report, no_report, reconstruct
+from .pipeline import Coding, PreparedImage, Report, no_report, part_of, reconstruct
 from .pixels import Array, Format, ValueRange, check_image
 from .targets import Candidate, Target, best_of, improve, meet_target, parse_target
 
@@ -182,10 +182,7 @@ def encode(
     scales = _scales(scale, target, model)
     share = 1.0 if effort == "fast" else 0.1
     for index, one in enumerate(scales):
-
-        def part(fraction: float, index: int = index) -> None:
-            progress(share * (index + 0.5 * fraction) / len(scales))
-
+        part = part_of(progress, share * index / len(scales), share * (index + 0.5) / len(scales))
         try:
             prepared = PreparedImage(array, fmt, _model_for(model, one), where, report=part)
             candidates.append(meet_target(prepared, target, no_report))
@@ -199,7 +196,7 @@ def encode(
     chosen = best_of(candidates, target)
     if effort == "best":
         budget = math.inf if seconds is None else seconds
-        chosen = improve(chosen, target, budget, lambda f: progress(share + (1 - share) * f))
+        chosen = improve(chosen, target, budget, part_of(progress, share, 1.0))
     return thumbnail_of(chosen.prepared, chosen.coding)
 
 

@@ -7,6 +7,7 @@ statistics, which is what an encoder with optimised tables comes to within a per
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -106,12 +107,17 @@ class AcCode:
     def __init__(self, quantised: Tensor, lengths: Tensor | None = None) -> None:
         self.magnitude = quantised.abs()
         self.runs = run_lengths(self.magnitude)
-        self.lengths = code_lengths(ac_counts(self.runs)) if lengths is None else lengths
+        self.lengths = code_lengths(self.counts) if lengths is None else lengths
         """(N, 256), bits."""
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """How often each symbol occurs, (N, 256)."""
+        return ac_counts(self.runs)
 
     def bits(self) -> Tensor:
         """Of all these coefficients, (N,)."""
-        return (ac_counts(self.runs) * self.lengths).sum(1) + self.runs.size.flatten(1).sum(1)
+        return (self.counts * self.lengths).sum(1) + self.runs.size.flatten(1).sum(1)
 
     def price(self, run: Tensor, size: Tensor) -> Tensor:
         """Bits of a nonzero coefficient of a size category behind a run of zeros, (N, C, B, 63)."""

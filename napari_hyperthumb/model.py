@@ -34,7 +34,7 @@ from .jpeg import (
     steps,
     ycbcr_to_rgb,
 )
-from .moves import moved, per_block
+from .moves import Offers, per_block
 from .tiling import Tile
 
 STRIDE = 4
@@ -101,17 +101,18 @@ class ModelConfig:
         """HR pixels around a tile that the encoder's output inside it depends on, whole blocks."""
         convolutions = 2 * self.encoder_blocks + 2
         bicubic = 2 * self.scale + 1  # support of the anti-aliased kernel
-        return _whole(max(convolutions * STRIDE, bicubic), self.block)
+        return whole(max(convolutions * STRIDE, bicubic), self.block)
 
     @property
     def decoder_halo(self) -> int:
         """As `encoder_halo`, for the decoder."""
         trunk = (2 * self.decoder_blocks + 2) * STRIDE
         frequency = 2 * self.block  # two 3x3 convolutions on the grid of blocks
-        return _whole(trunk + STRIDE, self.block) + frequency
+        return whole(trunk + STRIDE, self.block) + frequency
 
 
-def _whole(size: int, unit: int) -> int:
+def whole(size: int, unit: int) -> int:
+    """A size brought up to whole units."""
     return -(-size // unit) * unit
 
 
@@ -208,7 +209,7 @@ class Encoder(nn.Module):
 
     def forward(self, planes: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """HR planes to (LR planes, bicubic LR planes)."""
-        lr = bicubic_down(planes, self.scale)
+        lr = self.base(planes)
         return self.tail(self.trunk(planes), lr, level), lr
 
 
@@ -241,14 +242,13 @@ class QuantisationPredictor(nn.Module):
         luma, chroma = math.log(14.0) + 0.03 * diagonal, math.log(20.0) + 0.05 * diagonal
         self.register_buffer("base", torch.stack([luma, chroma]))  # (2, 64)
 
-    @staticmethod
-    def statistics(lr: Tensor) -> Tensor:
+    @classmethod
+    def statistics(cls, lr: Tensor) -> Tensor:
         """Mean magnitude of each luma and chroma coefficient of LR planes: (N, 128).
 
         lr: (N, 3, h, w), h and w multiples of 8.
         """
-        mean = dct_8x8(lr).abs().mean((3, 4))  # (N, 3, 64)
-        return torch.cat([mean[:, 0], (mean[:, 1] + mean[:, 2]) / 2], 1)
+        return cls.pooled(dct_8x8(lr).abs().mean((3, 4)))
 
     @staticmethod
     def sums(lr: Tensor) -> Tensor:
@@ -258,8 +258,8 @@ class QuantisationPredictor(nn.Module):
 
     @staticmethod
     def pooled(mean: Tensor) -> Tensor:
-        """`sums` / number of blocks to statistics (1, 128)."""
-        return torch.cat([mean[0], (mean[1] + mean[2]) / 2])[None]
+        """`sums` / number of blocks, (N, 3, 64), to statistics (N, 128)."""
+        return torch.cat([mean[:, 0], (mean[:, 1] + mean[:, 2]) / 2], 1)
 
     def forward(self, statistics: Tensor, level: Tensor) -> Tensor:
         """(N, 128) and (N,) to real-valued tables within 1 .. 255, (N, 2, 64)."""
@@ -347,7 +347,7 @@ class HyperThumbModel(nn.Module):
 
     gain: Tensor
     ROUNDS = 1
-    """Of moves that every file gets, as in training."""
+    """Of moves that every file gets."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -436,13 +436,9 @@ class HyperThumbModel(nn.Module):
         coefficients = dct_8x8(lr)
         scaled = quantise(coefficients, tables, lambda x: x)
         rounded = self.quantise(coefficients, tables).detach()
-        whole = moved(
-            rounded,
-            self.gradient(rounded, tables, rgb, keep),
-            self.curvature(tables.detach(), 3),
-            self.config.trade_off(level),
-            per_block(self.config.scale, level),
-            kept=keep[..., None] > 0,
+        gradient = self.gradient(rounded, tables, rgb, keep)
+        whole = Offers.at(rounded, gradient, self.curvature(tables.detach(), 3)).taken(
+            self.bit_price(level), per_block(self.config.scale, level), kept=keep[..., None] > 0
         )
         quantised = scaled + (whole - scaled).detach()
         dequantised = dequantise(quantised, tables)

@@ -12,6 +12,7 @@ differences in 8-bit levels, averaged over the colours; bits are those of an ima
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -114,46 +115,57 @@ def _ac_prices(group: Tensor, lengths: Tensor) -> Prices:
     return Prices(torch.where(ac >= 0, growing, shrinking), torch.where(ac <= 0, growing, shrinking))
 
 
-def moved(
-    quantised: Tensor,
-    gradient: Tensor,
-    curvature: Tensor,
-    weight: Tensor,
-    count: Tensor,
-    *,
-    kept: Tensor | None = None,
-) -> Tensor:
-    """The coefficients after one round of the most promising moves of every block.
-
-    gradient: d error / d quantised, same shape. curvature: second derivative, (N, C, 64, 1, 1).
-    weight: (N,), how much error one bit is worth. count: (N,), moves of a block at most.
-    kept: (N, C, 1, 1, 1), false where planes must stay as they are.
-    """
-    parts = groups(quantised)
-    lengths = [ac_code(group)[0] for group in parts]
-    dc = [_dc_prices(group) for group in parts]
-    lam = weight.reshape(-1, 1, 1, 1, 1)
-    out = torch.empty_like(quantised)
-    for rows in strips(quantised):
-        here = quantised[:, :, :, rows]
-        prices = []
-        for index, group in enumerate(parts):
-            ac = _ac_prices(group[:, :, :, rows], lengths[index])
-            both = [
-                torch.cat([d[:, :, rows].flatten(2)[..., None], a], -1)
-                for d, a in zip(dc[index], ac, strict=True)
-            ]
-            prices.append([huffman.natural_order(x, *here.shape[3:]) for x in both])
-        price = Prices(*(torch.cat(list(x), 1) for x in zip(*prices, strict=True)))
-        slope = gradient[:, :, :, rows]
-        up = slope + curvature / 2 + lam * price.up
-        down = -slope + curvature / 2 + lam * price.down
-        gain, direction = torch.minimum(up, down), torch.where(up <= down, 1.0, -1.0)
-        if kept is not None:
-            gain = torch.where(kept, gain, math.inf)
-        flat = gain.flatten(1, 2)  # (N, C*64, h, w)
-        best = flat.topk(int(count.max()), 1, largest=False).values
-        last = (count - 1).reshape(-1, 1, 1, 1).expand(-1, 1, *best.shape[2:])
-        picked = (flat <= best.gather(1, last)) & (flat < 0)
-        out[:, :, :, rows] = here + torch.where(picked.reshape(here.shape), direction, 0.0)
+def _prices(quantised: Tensor) -> Prices:
+    """Of every move under the image's own Huffman code, each (N, C, 64, h, w)."""
+    out = Prices(torch.empty_like(quantised), torch.empty_like(quantised))
+    start = 0
+    for group in groups(quantised):
+        planes = slice(start, start + group.shape[1])
+        lengths, dc = ac_code(group)[0], _dc_prices(group)
+        for rows in strips(group):
+            part = group[:, :, :, rows]
+            for whole, d, a in zip(out, dc, _ac_prices(part, lengths), strict=True):
+                both = torch.cat([d[:, :, rows].flatten(2)[..., None], a], -1)
+                whole[:, planes, :, rows] = huffman.natural_order(both, *part.shape[3:])
+        start = planes.stop
     return out
+
+
+@dataclass(frozen=True)
+class Offers:
+    """What the moves of a round would bring, whatever a bit costs."""
+
+    quantised: Tensor
+    gradient: Tensor
+    """d error / d quantised, same shape."""
+    curvature: Tensor
+    """Second derivative, (N, C, 64, 1, 1)."""
+    prices: Prices
+    """Each (N, C, 64, h, w)."""
+
+    @classmethod
+    def at(cls, quantised: Tensor, gradient: Tensor, curvature: Tensor) -> Offers:
+        """Price the moves of these coefficients."""
+        return cls(quantised, gradient, curvature, _prices(quantised))
+
+    def taken(self, weight: Tensor, count: Tensor, *, kept: Tensor | None = None) -> Tensor:
+        """The coefficients after the most promising moves of every block.
+
+        weight: (N,), how much error one bit is worth. count: (N,), moves of a block at most.
+        kept: (N, C, 1, 1, 1), false where planes must stay as they are.
+        """
+        lam = weight.reshape(-1, 1, 1, 1, 1)
+        out = torch.empty_like(self.quantised)
+        for rows in strips(self.quantised):
+            here, slope = self.quantised[:, :, :, rows], self.gradient[:, :, :, rows]
+            up = slope + self.curvature / 2 + lam * self.prices.up[:, :, :, rows]
+            down = -slope + self.curvature / 2 + lam * self.prices.down[:, :, :, rows]
+            gain, direction = torch.minimum(up, down), torch.where(up <= down, 1.0, -1.0)
+            if kept is not None:
+                gain = torch.where(kept, gain, math.inf)
+            flat = gain.flatten(1, 2)  # (N, C*64, h, w)
+            best = flat.topk(int(count.max()), 1, largest=False).values
+            last = (count - 1).reshape(-1, 1, 1, 1).expand(-1, 1, *best.shape[2:])
+            picked = (flat <= best.gather(1, last)) & (flat < 0)
+            out[:, :, :, rows] = here + torch.where(picked.reshape(here.shape), direction, 0.0)
+        return out

@@ -40,7 +40,7 @@ from .jpeg import (
     steps,
     ycbcr_to_rgb,
 )
-from .model import STRIDE, Coded, TileDecoder, as_gray, bicubic_down, integer_tables
+from .model import STRIDE, Coded, TileDecoder, as_gray, bicubic_down, integer_tables, planes_kept, whole
 from .paper_layers import EDSR, ENCODER_SLOPE, BlockMLP, DenseBlock, Down, Up, conv3
 from .tiling import Tile, tiles
 
@@ -104,26 +104,22 @@ class PaperConfig:
             here, below = STRIDE * 2**layer, STRIDE * 2 ** (layer + 1)
             reach += 2 * here + 6 * below  # down: strided convolution and its alignment, 1 + 5
             reach += 2 * below + 7 * here  # up: convolution and shuffle, 2 + 5
-        return _whole(reach, self.block)
+        return whole(reach, self.block)
 
     @property
     def pixel_halo(self) -> int:
         """HR pixels around a tile that the pixel branch depends on, given the coefficient branch."""
-        return _whole((2 + 2 * self.decoder_blocks) * STRIDE + 4 + 2 + 1, self.block)
+        return whole((2 + 2 * self.decoder_blocks) * STRIDE + 4 + 2 + 1, self.block)
 
     @property
     def coefficient_halo(self) -> int:
         """The same for the coefficient branch, whose trunk runs on whole blocks."""
-        return _whole((3 + 2 * self.decoder_blocks) * self.block + 16 + 8 + 4, self.block)
+        return whole((3 + 2 * self.decoder_blocks) * self.block + 16 + 8 + 4, self.block)
 
     @property
     def decoder_halo(self) -> int:
         """Of both together: over a thousand pixels (see `PaperModel.tile_decoder`)."""
         return self.pixel_halo + self.coefficient_halo
-
-
-def _whole(size: int, unit: int) -> int:
-    return -(-size // unit) * unit
 
 
 def _mean(like: Tensor) -> Tensor:
@@ -213,8 +209,8 @@ class PaperPredictor(nn.Module):
 
     @staticmethod
     def pooled(mean: Tensor) -> Tensor:
-        """`sums` / number of blocks to statistics (1, 128)."""
-        return mean.flatten()[None]
+        """`sums` / number of blocks, (N, 2, 64), to statistics (N, 128)."""
+        return mean.flatten(1)
 
     def statistics(self, lr: Tensor) -> Tensor:
         """LR planes (N, 3, h, w) to statistics (N, 128): means over blocks, luma and chroma, zigzag order."""
@@ -336,10 +332,8 @@ class PaperModel(nn.Module):
         """
         planes = rgb_to_ycbcr(rgb)
         lr = self.encoder.base(planes)
-        keep = torch.ones_like(lr[:, :, :1, :1])  # which planes the file has
-        if gray is not None:
-            keep[gray, 1:] = 0
-            lr = lr * keep
+        keep = planes_kept(lr, gray)
+        lr = lr * keep
         rounding = _with_noise if self.training else torch.round
         at = torch.zeros_like(level) if self.training else level
         tables = self.tables(self.predictor.statistics(lr), at, rounding)

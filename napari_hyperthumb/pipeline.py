@@ -113,7 +113,7 @@ class PreparedImage:
                     self._features[index] = self.net.encoder.trunk(planes)
                 report((index + 1) / len(self._tiles))
             blocks = self._base[0].size // BLOCK**2
-            statistics = self.net.predictor.pooled((sums / blocks).float())
+            statistics = self.net.predictor.pooled((sums / blocks).float()[None])
             self._statistics = statistics.to(device)
 
     def levels(self, tile: Tile) -> Tensor:
@@ -173,7 +173,7 @@ class PreparedImage:
         """The file at a level. Levels below -1 use the encoder of -1 and coarser tables.
 
         rounds: of moves (module `moves`), each one pass forwards and backwards through the decoder; None:
-        as the model was trained; 0: none, for a quick look.
+        the model's own number; 0: none, for a quick look.
         """
         tables = self.tables(level)
         rounds = self.net.ROUNDS if rounds is None else rounds
@@ -181,7 +181,7 @@ class PreparedImage:
         for index in range(rounds):
             first, last = ((1 + 3 * at) / (1 + 3 * rounds) for at in (index, index + 1))
             _, gradient = self.error_gradient(quantised, tables, part_of(report, first, last))
-            quantised = self.moved(quantised, gradient, tables, level)
+            quantised = self.taken(self.offers(quantised, gradient, tables), level)
         return self.write(quantised, tables, level)
 
     def error_gradient(
@@ -201,11 +201,7 @@ class PreparedImage:
                 dequantised = three_planes(dequantised)
             planes = self.net.decoder(idct_8x8(dequantised), dequantised, table)
             rgb = (planes[:, :1] if self.format.gray else ycbcr_to_rgb(planes)).clamp(-128, 127)
-            inside = (
-                ...,
-                slice(rows.start - rows.low, min(rows.stop, height) - rows.low),
-                slice(columns.start - columns.low, min(columns.stop, width) - columns.low),
-            )
+            inside = (..., _kept(rows, 0, height)[1], _kept(columns, 0, width)[1])
             error = (rgb[inside] - self.levels(tile)[inside]).square().sum() / rgb.shape[1]
             out[cut] += torch.autograd.grad(error, part)[0][0].to(out.device)
             total += float(error.detach())
@@ -213,7 +209,7 @@ class PreparedImage:
         return total, out
 
     def _thumbnail_gradient(self, quantised: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient and curvature of the thumbnail's own error, weighted as in training.
+        """Gradient and curvature of the thumbnail's own error against what the encoder started from.
 
         quantised: (C, 64, h, w); step: (C, 64, 1, 1). Without it moves would pay with the thumbnail's looks.
         """
@@ -222,32 +218,24 @@ class PreparedImage:
         weight = 2 * moves.THUMBNAIL_WEIGHT * self.net.config.scale**2 * step
         return weight * (quantised * step - wanted), weight * step
 
-    def moved(
-        self,
-        quantised: Tensor,
-        gradient: Tensor,
-        tables: NDArray[np.int64],
-        level: float,
-        *,
-        weight: float = 1.0,
-        share: float = 1.0,
-    ) -> Tensor:
-        """The coefficients (C, 64, h, w) after one round of moves.
-
-        weight: price of a bit, in units of the level's own. share: of the level's moves in each block.
-        """
-        config, at = self.net.config, torch.tensor([level])
+    def offers(self, quantised: Tensor, gradient: Tensor, tables: NDArray[np.int64]) -> moves.Offers:
+        """The moves that coefficients (C, 64, h, w) can make; gradient: as `error_gradient` gives it."""
         with torch.no_grad():
             table = torch.from_numpy(tables).float()[None]
             curvature = self.net.curvature(table.to(self.device), len(quantised)).to(quantised.device)
             pull, stiffness = self._thumbnail_gradient(quantised, steps(table, len(quantised))[0])
-            return moves.moved(
-                quantised[None],
-                (gradient + pull)[None],
-                curvature + stiffness,
-                self.net.bit_price(at) * moves.CAUTION * weight,
-                (moves.per_block(config.scale, at) * share).round().long().clamp_min(1),
-            )[0]
+            return moves.Offers.at(quantised[None], (gradient + pull)[None], curvature + stiffness)
+
+    def taken(self, offers: moves.Offers, level: float, *, weight: float = 1.0, share: float = 1.0) -> Tensor:
+        """The coefficients (C, 64, h, w) after one round of these moves.
+
+        weight: price of a bit, in units of the level's own. share: of the level's moves in each block.
+        """
+        at = torch.tensor([level])
+        price = self.net.bit_price(at) * moves.CAUTION * weight
+        count = (moves.per_block(self.net.config.scale, at) * share).round().long().clamp_min(1)
+        with torch.no_grad():
+            return offers.taken(price, count)[0]
 
     def scaled(self, level: float, tables: NDArray[np.int64], report: Report = no_report) -> Tensor:
         """Coefficients / tables of the thumbnail as the encoder makes it: (1 or 3, 64, h, w)."""

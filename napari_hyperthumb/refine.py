@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .moves import count_bits
+from .moves import Offers, count_bits
 from .pipeline import Coding, PreparedImage, Report, no_report
 
 ROUNDS = 16
@@ -47,11 +48,13 @@ class State:
         _, gradient = prepared.error_gradient(quantised, tables, report)
         return cls(prepared, level, tables, quantised, gradient)
 
+    @cached_property
+    def _offers(self) -> Offers:
+        return self.prepared.offers(self.quantised, self.gradient, self.tables)
+
     def moved(self, weight: float = 1.0, share: float = 1.0) -> Tensor:
-        """The coefficients after one more round; see `PreparedImage.moved`."""
-        return self.prepared.moved(
-            self.quantised, self.gradient, self.tables, self.level, weight=weight, share=share
-        )
+        """The coefficients after one more round; see `PreparedImage.taken`."""
+        return self.prepared.taken(self._offers, self.level, weight=weight, share=share)
 
     def write(self, quantised: Tensor) -> Coding:
         """The file with these coefficients instead."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 
+from torch import Tensor
+
 from .errors import RateError
 from .metrics import mse, psnr_from_mse
 from .model import LEVELS
@@ -91,9 +93,11 @@ def _trial_reports(report: Report) -> Iterator[Report]:
 def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidate:
     reports = _trial_reports(report)
 
-    def measure(level: float) -> tuple[float, Coding]:
-        coding = prepared.code(level, next(reports), rounds=0)
-        return log_bytes(len(coding.data)), coding
+    def measure(level: float) -> tuple[float, tuple[Coding, Tensor]]:
+        tables = prepared.tables(level)
+        quantised = prepared.quantised(level, tables, next(reports))
+        coding = prepared.write(quantised, tables, level)
+        return log_bytes(len(coding.data)), (coding, quantised)
 
     below, above = search_level(
         measure,
@@ -105,22 +109,21 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
         tolerance=0.01,
     )
     if below is None:
-        least = len(above.result.data) if above else 0
+        least = len(above.result[0].data) if above else 0
         raise RateError(
             f"{wanted} bytes can't be reached at scale {prepared.model.scale}: "
             f"the smallest file of this image has about {least} bytes"
         )
     inside = LEVELS[0] <= below.level < LEVELS[1]
+    plain, quantised = below.result
     if not prepared.net.ROUNDS:
-        return Candidate(below.result, prepared, inside)
-    level, tables = below.level, below.result.tables
-    quantised = prepared.quantised(level, tables)
-    state = State.at(prepared, level, tables, quantised, next(reports))
-    if level >= LEVELS[1]:  # there is room to spare: the file of the highest level
+        return Candidate(plain, prepared, inside)
+    state = State.at(prepared, below.level, plain.tables, quantised, next(reports))
+    if below.level >= LEVELS[1]:  # there is room to spare: the file of the highest level
         coding = state.write(state.moved())
         if len(coding.data) <= wanted:
             return Candidate(coding, prepared, inside)
-    return Candidate(fit_bytes(state, wanted) or below.result, prepared, inside)
+    return Candidate(fit_bytes(state, wanted) or plain, prepared, inside)
 
 
 def _for_psnr(prepared: PreparedImage, wanted: float, report: Report) -> Candidate:

@@ -20,7 +20,7 @@ from napari_hyperthumb.model import (
     bicubic_down,
     integer_tables,
 )
-from napari_hyperthumb.moves import moved, per_block
+from napari_hyperthumb.moves import Offers, per_block
 from napari_hyperthumb.training.rate import HuffmanCount
 
 SCALES = (2, 4)
@@ -83,7 +83,7 @@ def test_encoding_in_steps_equals_the_training_pass(net):
     rounded = net.quantise(dct_8x8(tail), tables)
     gradient = net.gradient(rounded, tables, image, torch.ones(1, 3, 1, 1))
     curvature, weight = net.curvature(tables, 3), net.config.trade_off(level)
-    after = moved(rounded, gradient, curvature, weight, per_block(net.config.scale, level))
+    after = Offers.at(rounded, gradient, curvature).taken(weight, per_block(net.config.scale, level))
     assert torch.equal(after, out.quantised)
     assert not torch.equal(after, rounded)
 

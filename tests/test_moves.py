@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from napari_hyperthumb import huffman, moves
-from napari_hyperthumb.moves import ac_code, count_bits, groups, moved, per_block
+from napari_hyperthumb.moves import Offers, ac_code, count_bits, groups, per_block
 
 
 @pytest.fixture
@@ -20,14 +20,8 @@ def quantised():
 
 def move(quantised, gradient, *, weight=1.0, curvature=0.0, count=3, kept=None):
     n, c = quantised.shape[:2]
-    return moved(
-        quantised,
-        gradient,
-        torch.full((n, c, 64, 1, 1), curvature),
-        torch.full((n,), weight),
-        torch.full((n,), count),
-        kept=kept,
-    )
+    offers = Offers.at(quantised, gradient, torch.full((n, c, 64, 1, 1), curvature))
+    return offers.taken(torch.full((n,), weight), torch.full((n,), count), kept=kept)
 
 
 def test_bits_are_those_of_the_huffman_code(quantised):

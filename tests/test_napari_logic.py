@@ -19,7 +19,7 @@ from napari_hyperthumb._widget.encode_controller import EncodeController, Result
 from napari_hyperthumb._widget.jobs import Runner
 from napari_hyperthumb._widget.layers import KEY, show, show_error
 from napari_hyperthumb._widget.sources import placement, plane_of, visible_region, with_axes
-from napari_hyperthumb._widget.texts import decibels, error_text, human_bytes, human_seconds
+from napari_hyperthumb.texts import decibels, error_text, human_bytes, human_seconds
 
 # ---- jobs ------------------------------------------------------------------------------------
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-import math
 from dataclasses import dataclass
 
+from .. import texts
 from ..compare import own_name
 from ..device import describe_device
-from ..errors import HyperThumbError
 from ..metrics import bpp
+from ..texts import decibels
 from .engine import ERROR, THUMBNAIL, Update
 
 
@@ -22,11 +22,6 @@ class Cell:
     note: str = ""
 
 
-def decibels(value: float) -> str:
-    """PSNR; an exact reconstruction has none."""
-    return f"{value:.2f} dB" if math.isfinite(value) else "exact"
-
-
 def milliseconds(seconds: float) -> str:
     """A duration in the unit that suits it."""
     return f"{1000 * seconds:.0f} ms" if seconds < 10 else f"{seconds:.0f} s"
@@ -34,12 +29,7 @@ def milliseconds(seconds: float) -> str:
 
 def error_text(error: Exception) -> str:
     """What to tell the user of an error."""
-    if isinstance(error, HyperThumbError):
-        text = str(error)
-        return text[:1].upper() + text[1:]
-    if isinstance(error, MemoryError):
-        return "Not enough memory for this: choose a smaller crop"
-    return f"{type(error).__name__}: {error}"
+    return texts.error_text(error, no_memory="Not enough memory for this: choose a smaller crop")
 
 
 def caption(update: Update) -> str:

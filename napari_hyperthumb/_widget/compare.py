@@ -31,6 +31,7 @@ from superqt.utils import qthrottled
 
 from ..compare import available_codecs
 from ..errors import HyperThumbError
+from ..texts import decibels, human_bytes
 from . import preferences
 from .comparison import ORIGINAL, Comparison, Score, compare_at, draw_figure
 from .controls import LayerBox, not_ours, notify, scrolling
@@ -39,7 +40,6 @@ from .layers import KEY, display_limits, find, label, show, show_error
 from .panel import Panel
 from .sources import Region, plane_of, visible_region
 from .swipe import Swipe, camera_of
-from .texts import decibels, human_bytes
 
 MODES = {
     "One": "A alone; B when you blink",

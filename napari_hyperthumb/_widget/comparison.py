@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..texts import decibels, human_bytes
 from .jobs import Report
 from .sources import Plane, Region
-from .texts import decibels, human_bytes
 
 if TYPE_CHECKING:
     from ..compare import Coded

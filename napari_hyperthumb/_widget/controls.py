@@ -24,8 +24,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from ..texts import error_text
 from .layers import KEY
-from .texts import error_text
 
 
 class LayerBox(QComboBox):

@@ -23,13 +23,13 @@ from qtpy.QtWidgets import (
 from .._napari import thumbnail_layer
 from ..errors import HyperThumbError, ModelError, NotAThumbnailError, ThumbnailError
 from ..files import THUMBNAIL_SUFFIX, bare_name
+from ..texts import human_bytes, human_seconds
 from . import preferences
 from .controls import Facts, LayerBox, notify, scrolling
 from .jobs import Report
 from .layers import KEY, show
 from .panel import Panel
 from .sources import visible_region
-from .texts import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from ..codec import Info

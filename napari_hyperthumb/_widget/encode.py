@@ -25,6 +25,7 @@ from superqt.utils import qthrottled
 
 from ..errors import HyperThumbError
 from ..files import THUMBNAIL_SUFFIX, write_atomically
+from ..texts import decibels, human_bytes, human_seconds
 from . import preferences
 from .controls import (
     Facts,
@@ -39,7 +40,6 @@ from .layers import display_limits, find, show, show_error
 from .panel import Panel
 from .plots import CurvePlot, TablesPlot
 from .sources import VALUES, is_eight_bit, plane_of, visible_region
-from .texts import decibels, human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from ..compare import RatePoint

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 
-from ..errors import HyperThumbError
+from .errors import HyperThumbError
+
+NO_MEMORY = "Not enough memory for an image of this size: crop it, or show a smaller part"
 
 
-def error_text(error: Exception) -> str:
-    """What to tell the user of an error."""
+def error_text(error: Exception, *, no_memory: str = NO_MEMORY) -> str:
+    """What to tell the user of an error; no_memory: what to do where the image was too large."""
     if isinstance(error, HyperThumbError):
         text = str(error)
         return text[:1].upper() + text[1:]
     if isinstance(error, MemoryError):
-        return "Not enough memory for an image of this size: crop it, or show a smaller part"
+        return no_memory
     return f"{type(error).__name__}: {error}"
 
 
