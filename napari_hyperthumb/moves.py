@@ -26,7 +26,7 @@ CAUTION = 2.0
 picked whose estimate is best (docs/experiments.md)."""
 THUMBNAIL_WEIGHT = 1.0
 """Of the squared errors of the thumbnail beside those of the image: it stays as good as before."""
-STRIP = 2**21
+STRIP = 2**18
 """Coefficients that are looked at together: a large image is taken in strips of blocks."""
 
 

@@ -208,23 +208,29 @@ class PreparedImage:
             report((index + 1) / len(work))
         return total, out
 
-    def _thumbnail_gradient(self, quantised: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient and curvature of the thumbnail's own error against what the encoder started from.
+    def _with_thumbnail(self, quantised: Tensor, gradient: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient with that of the thumbnail's own error, and the curvature of the latter.
 
-        quantised: (C, 64, h, w); step: (C, 64, 1, 1). Without it moves would pay with the thumbnail's looks.
+        quantised, gradient: (C, 64, h, w); step: (C, 64, 1, 1). The thumbnail's error is that against
+        what the encoder started from; without it moves would pay with the thumbnail's looks.
         """
-        step = step.to(quantised.device)
-        wanted = dct_8x8(torch.from_numpy(self._base[: len(quantised)])[None])[0].to(quantised.device)
         weight = 2 * moves.THUMBNAIL_WEIGHT * self.net.config.scale**2 * step
-        return weight * (quantised * step - wanted), weight * step
+        out = torch.empty_like(gradient)
+        for start in range(0, quantised.shape[2], STRIP):  # in strips: nothing else of the image's size
+            rows = slice(start, start + STRIP)
+            base = self._base[: len(quantised), start * BLOCK : (start + STRIP) * BLOCK]
+            wanted = dct_8x8(torch.from_numpy(base)[None])[0].to(quantised.device)
+            out[:, :, rows] = gradient[:, :, rows] + weight * (quantised[:, :, rows] * step - wanted)
+        return out, weight * step
 
     def offers(self, quantised: Tensor, gradient: Tensor, tables: NDArray[np.int64]) -> moves.Offers:
         """The moves that coefficients (C, 64, h, w) can make; gradient: as `error_gradient` gives it."""
         with torch.no_grad():
-            table = torch.from_numpy(tables).float()[None]
-            curvature = self.net.curvature(table.to(self.device), len(quantised)).to(quantised.device)
-            pull, stiffness = self._thumbnail_gradient(quantised, steps(table, len(quantised))[0])
-            return moves.Offers.at(quantised[None], (gradient + pull)[None], curvature + stiffness)
+            table = torch.from_numpy(tables).float()[None].to(self.device)
+            curvature = self.net.curvature(table, len(quantised)).to(quantised.device)
+            step = steps(table, len(quantised))[0].to(quantised.device)
+            both, stiffness = self._with_thumbnail(quantised, gradient, step)
+            return moves.Offers.at(quantised[None], both[None], curvature + stiffness)
 
     def taken(self, offers: moves.Offers, level: float, *, weight: float = 1.0, share: float = 1.0) -> Tensor:
         """The coefficients (C, 64, h, w) after one round of these moves.
