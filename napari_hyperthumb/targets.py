@@ -116,7 +116,6 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
         )
     inside = LEVELS[0] <= below.level < LEVELS[1]
     plain, quantised = below.result
-    del above  # its coefficients take as much memory as these
     if not prepared.net.ROUNDS:
         return Candidate(plain, prepared, inside)
     state = State.at(prepared, below.level, plain.tables, quantised, next(reports))

@@ -100,6 +100,7 @@ def test_zoom_and_pan(panel: Panel) -> None:
 
 
 def test_other_pictures_on_the_right(panel: Panel) -> None:
+    panel.settle()  # a quick look may still be on screen
     seen = {panel.pixels()}
     for right in ("Error map", "Thumbnail", "JPEG", "Reconstruction"):
         frame = panel.frame()
