@@ -34,7 +34,7 @@ from .jpeg import (
     steps,
     ycbcr_to_rgb,
 )
-from .moves import Offers, per_block
+from .moves import CAUTION, Offers, per_block, thumbnail_terms
 from .tiling import Tile
 
 STRIDE = 4
@@ -421,8 +421,29 @@ class HyperThumbModel(nn.Module):
 
         return decode, self.config.decoder_halo
 
-    def forward(self, rgb: Tensor, level: Tensor, gray: Tensor | None = None) -> Coded:
-        """One differentiable pass, as trained: straight-through rounding, and one round of moves.
+    def moved(
+        self,
+        quantised: Tensor,
+        tables: Tensor,
+        rgb: Tensor,
+        bicubic: Tensor,
+        level: Tensor,
+        keep: Tensor,
+        rounds: int,
+    ) -> Tensor:
+        """Coefficients after rounds of moves, as the files of these crops get them."""
+        step, wanted = steps(tables, 3), dct_8x8(bicubic * keep)
+        for _ in range(rounds):
+            gradient = self.gradient(quantised, tables, rgb, keep)
+            slope, stiffness = thumbnail_terms(quantised, step, wanted, self.config.scale)
+            offers = Offers.at(quantised, gradient + slope, self.curvature(tables, 3) + stiffness)
+            quantised = offers.taken(
+                CAUTION * self.bit_price(level), per_block(self.config.scale, level), kept=keep[..., None] > 0
+            )
+        return quantised
+
+    def forward(self, rgb: Tensor, level: Tensor, gray: Tensor | None = None, moves: int = 0) -> Coded:
+        """One differentiable pass, as trained: straight-through rounding, and rounds of moves.
 
         rgb: (N, 3, H, W), H and W multiples of `config.block`, zero-centred 8-bit levels.
         level: (N,). gray: (N,) booleans, which images are to be coded with one component.
@@ -435,11 +456,9 @@ class HyperThumbModel(nn.Module):
             tables = torch.where(gray[:, None, None], as_gray(tables), tables)
         coefficients = dct_8x8(lr)
         scaled = quantise(coefficients, tables, lambda x: x)
-        rounded = self.quantise(coefficients, tables).detach()
-        gradient = self.gradient(rounded, tables, rgb, keep)
-        whole = Offers.at(rounded, gradient, self.curvature(tables.detach(), 3)).taken(
-            self.bit_price(level), per_block(self.config.scale, level), kept=keep[..., None] > 0
-        )
+        whole = self.quantise(coefficients, tables).detach()
+        if moves:
+            whole = self.moved(whole, tables.detach(), rgb, bicubic.detach(), level, keep, moves)
         quantised = scaled + (whole - scaled).detach()
         dequantised = dequantise(quantised, tables)
         shown = idct_8x8(dequantised)

@@ -39,6 +39,16 @@ def per_block(scale: int, level: Tensor) -> Tensor:
     return (2 * scale * torch.exp2(level)).round().long().clamp(1, COEFFICIENTS)
 
 
+def thumbnail_terms(quantised: Tensor, step: Tensor, wanted: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+    """Gradient in `quantised` and curvature of the thumbnail's own error, weighted with `THUMBNAIL_WEIGHT`.
+
+    step: of each coefficient. wanted: the coefficients of the thumbnail that the encoder started from.
+    Without these terms moves would pay with the thumbnail's looks.
+    """
+    stiffness = 2 * THUMBNAIL_WEIGHT * scale**2 * step
+    return stiffness * (quantised * step - wanted), stiffness * step
+
+
 class Prices(NamedTuple):
     """Bits that a move costs, all others held."""
 

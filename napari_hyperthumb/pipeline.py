@@ -211,17 +211,17 @@ class PreparedImage:
     def _with_thumbnail(self, quantised: Tensor, gradient: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient with that of the thumbnail's own error, and the curvature of the latter.
 
-        quantised, gradient: (C, 64, h, w); step: (C, 64, 1, 1). The thumbnail's error is that against
-        what the encoder started from; without it moves would pay with the thumbnail's looks.
+        quantised, gradient: (C, 64, h, w); step: (C, 64, 1, 1).
         """
-        weight = 2 * moves.THUMBNAIL_WEIGHT * self.net.config.scale**2 * step
-        out = torch.empty_like(gradient)
+        out, scale = torch.empty_like(gradient), self.net.config.scale
+        stiffness = torch.empty_like(step)
         for start in range(0, quantised.shape[2], STRIP):  # in strips: nothing else of the image's size
             rows = slice(start, start + STRIP)
             base = self._base[: len(quantised), start * BLOCK : (start + STRIP) * BLOCK]
             wanted = dct_8x8(torch.from_numpy(base)[None])[0].to(quantised.device)
-            out[:, :, rows] = gradient[:, :, rows] + weight * (quantised[:, :, rows] * step - wanted)
-        return out, weight * step
+            slope, stiffness = moves.thumbnail_terms(quantised[:, :, rows], step, wanted, scale)
+            out[:, :, rows] = gradient[:, :, rows] + slope
+        return out, stiffness
 
     def offers(self, quantised: Tensor, gradient: Tensor, tables: NDArray[np.int64]) -> moves.Offers:
         """The moves that coefficients (C, 64, h, w) can make; gradient: as `error_gradient` gives it."""

@@ -155,9 +155,9 @@ def test_levels_are_drawn_from_equal_parts_of_the_range_at_every_step(source, tm
     trainer = Trainer(config(batch=4), source, tmp_path)
     seen: list[list[float]] = []
 
-    def net(rgb: torch.Tensor, level: torch.Tensor, gray: torch.Tensor) -> object:
+    def net(rgb: torch.Tensor, level: torch.Tensor, *rest: object) -> object:
         seen.append(level.tolist())
-        return trainer.net(rgb, level, gray)
+        return trainer.net(rgb, level, *rest)
 
     for _ in range(5):
         trainer.train_step(net)
@@ -166,6 +166,42 @@ def test_levels_are_drawn_from_equal_parts_of_the_range_at_every_step(source, tm
         assert all(low <= x <= high for low, x, high in zip(parts, sorted(levels), parts[1:], strict=False))
     assert len({level for levels in seen for level in levels}) == 20
     assert any(levels != sorted(levels) for levels in seen)
+
+
+def test_the_last_phase_trains_the_decoder_alone_on_moved_coefficients(source, tmp_path, monkeypatch):
+    trainer = Trainer(config(trained="decoder", moves=2), source, tmp_path)
+    rounds = []
+    moved = trainer.net.moved
+    monkeypatch.setattr(trainer.net, "moved", lambda *rest: rounds.append(rest[-1]) or moved(*rest))
+    start = {key: value.clone() for key, value in trainer.net.state_dict().items()}
+    for _ in range(3):
+        trainer.train_step(trainer.net)
+    changed = {
+        key.split(".")[0] for key, value in trainer.net.state_dict().items() if (value != start[key]).any()
+    }
+    assert changed == {"decoder", "gain"}
+    assert rounds == [2, 2, 2]
+
+
+def test_guidance_falls_above_level_0(source, tmp_path):
+    trainer = Trainer(config(guidance=0.5, guidance_fall=2.0), source, tmp_path)
+    batch = source.batch(0, 2)
+
+    def extra(level: float) -> float:
+        levels = torch.full((2,), level)
+        coded = trainer.net(batch.rgb, levels, batch.gray)
+        with_it, without = (
+            loss_terms(
+                coded, batch, levels, trainer.rate, dataclasses.replace(trainer.config, guidance=guidance)
+            )
+            for guidance in (0.5, 0.0)
+        )
+        normaliser = trainer.config.model.trade_off(levels).sqrt().mean()
+        return float(((with_it.loss - without.loss) * normaliser / with_it.lr_mse).detach())
+
+    assert extra(-1.0) == pytest.approx(0.5, rel=1e-3)
+    assert extra(0.0) == pytest.approx(0.5, rel=1e-3)
+    assert extra(1.0) == pytest.approx(0.5 * math.exp(-2), rel=1e-3)
 
 
 def test_learning_rate_warms_up_and_ends_low(source, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 from ..checkpoint import ARCHITECTURES, OURS, PAPER, Config
 from ..errors import DependencyError, ModelError, TrainingError
 
+PARTS = ("all", "decoder")
 DISTORTIONS = ("mse", "charbonnier", "l1", "published")
 RATES = ("huffman", "nonzero", "entropy-bottleneck")
 
@@ -50,6 +51,13 @@ class TrainingConfig:
     distortion: str = "mse"
     rate: str = "huffman"
     guidance: float = 0.1
+    guidance_fall: float = 0.0
+    """How fast that falls above level 0, by its exponential in a level. Larger files have room to spare for
+    a good thumbnail, and would otherwise spend it on a better one than anybody needs."""
+    moves: int = 0
+    """Rounds of moves (module `moves`) in each step: each is a pass through the decoder and back."""
+    trained: str = "all"
+    """"all", or "decoder": the last phase, on whole numbers that an encoder which stays as it is makes."""
     gray: float = 0.05
     """Share of colour crops turned to grayscale and coded with one component."""
     held_out: float = 0.04
@@ -91,6 +99,10 @@ class TrainingConfig:
         check(0 <= self.gray <= 1, "gray must be from 0 to 1")
         check(0 <= self.held_out < 1, "held_out must be from 0 to less than 1")
         check(self.guidance >= 0, "guidance must not be negative")
+        check(self.guidance_fall >= 0, "guidance_fall must not be negative")
+        check(self.moves >= 0, "moves must not be negative")
+        check(self.moves == 0 or self.architecture == OURS, "moves are for our own architecture only")
+        check(self.trained in PARTS, f"trained must be one of {PARTS}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the YAML file."""

@@ -27,13 +27,14 @@ from torch import Tensor, nn
 
 from ..checkpoint import build, load_checkpoint, save_checkpoint
 from ..device import pick_device
-from ..errors import TrainingError
+from ..errors import ModelError, TrainingError
 from ..files import write_atomically
 from ..jpeg import ycbcr_to_rgb
 from ..metrics import psnr_from_mse
 from ..model import LEVELS, Coded, HyperThumbModel, planes_kept
 from .config import TrainingConfig, config_from_dict
 from .data import Batch, CropSource
+from .grow import grow
 from .rate import rate_model
 
 STATE, WEIGHTS, LOG, SHEET = "state.safetensors", "weights.safetensors", "log.csv", "samples.png"
@@ -80,17 +81,18 @@ def loss_terms(coded: Coded, batch: Batch, level: Tensor, rate: nn.Module, confi
     lr_error = (shown - wanted).float()
     mse, lr_mse = (e.square().mean((1, 2, 3)) for e in (hr_error, lr_error))
     mu = config.model.trade_off(level)
+    guidance = config.guidance * torch.exp(-config.guidance_fall * level.clamp_min(0))
     if config.distortion == "mse":
-        loss = (mse + mu * bpp + config.guidance * lr_mse) / mu.sqrt().clamp_min(1e-6)
+        loss = (mse + mu * bpp + guidance * lr_mse) / mu.sqrt().clamp_min(1e-6)
     elif config.distortion == "published":
-        loss = hr_error.abs().mean((1, 2, 3)) / 255 + mu * bpp + config.guidance * lr_mse / 255**2
+        loss = hr_error.abs().mean((1, 2, 3)) / 255 + mu * bpp + guidance * lr_mse / 255**2
     else:
         soft = 0.0 if config.distortion == "l1" else 1.0
         hr, lr = (
             (e.square() + soft).sqrt().mean((1, 2, 3)) if soft else e.abs().mean((1, 2, 3))
             for e in (hr_error, lr_error)
         )
-        loss = hr + mu * bpp + config.guidance * lr
+        loss = hr + mu * bpp + guidance * lr
     return Terms(loss.mean(), mse.mean(), bpp.mean(), lr_mse.mean())
 
 
@@ -98,8 +100,8 @@ class Trainer:
     """One run in one folder.
 
     folder: where the state, the weights, the log and the sample sheet go.
-    start: weights to begin from (a checkpoint file), None for random ones. A folder that holds a
-    state goes on from it instead.
+    start: weights to begin from (a checkpoint file), None for random ones; those of smaller networks grow
+    into these. A folder that holds a state goes on from it instead.
     """
 
     def __init__(
@@ -125,6 +127,9 @@ class Trainer:
             self._start_from(start)
         self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.net).requires_grad_(False)
+        if config.trained == "decoder":
+            self.net.requires_grad_(False)
+            self.net.decoder.requires_grad_(True)
         self.rate = rate_model(config.rate).to(self.device)
         self.trained = nn.ModuleDict({"net": self.net, "rate": self.rate})
         parameters = [p for p in self.trained.parameters() if p.requires_grad]
@@ -137,13 +142,19 @@ class Trainer:
     # ---- state -------------------------------------------------------------------------------
 
     def _start_from(self, start: str | Path) -> None:
-        model = load_checkpoint(start)
-        if model.net.config != self.config.model:
-            raise TrainingError(
-                f"{start}: its networks differ from the configuration: "
-                f"{model.net.config} against {self.config.model}"
-            )
-        self.net.load_state_dict(model.net.state_dict())
+        net = load_checkpoint(start).net
+        if net.config == self.config.model:
+            self.net.load_state_dict(net.state_dict())
+            return
+        differ = (
+            f"{start}: its networks differ from the configuration: {net.config} against {self.config.model}"
+        )
+        if not (isinstance(net, HyperThumbModel) and isinstance(self.net, HyperThumbModel)):
+            raise TrainingError(differ)
+        try:
+            grow(self.net, net)
+        except ModelError as error:
+            raise TrainingError(f"{differ}; they can't grow to it: {error}") from error
 
     def _state(self) -> dict[str, Tensor]:
         tensors = {f"net.{k}": v for k, v in self.trained.state_dict().items()}
@@ -219,7 +230,7 @@ class Trainer:
         if self.device.type == "cuda":
             mixed = torch.autocast("cuda", torch.bfloat16)
         with mixed:
-            coded: Coded = net(batch.rgb, level, batch.gray)
+            coded: Coded = net(batch.rgb, level, batch.gray, self.config.moves)
             return loss_terms(coded, batch, level, self.rate, self.config), coded
 
     def _levels(self, size: int) -> Tensor:
