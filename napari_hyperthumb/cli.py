@@ -10,9 +10,8 @@ import io
 import json
 import math
 import sys
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,16 +21,29 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import __version__
-from .errors import HyperThumbError, HyperThumbWarning
+from .batch import (
+    CONTAINERS,
+    EncodeOptions,
+    cost_lines,
+    encode_file,
+    encoded,
+    parse_ranges,
+    read_with_axes,
+    target_of,
+    write_into,
+)
+from .errors import HyperThumbError
 from .files import (
-    THUMBNAIL_SUFFIX,
+    TIFF,
+    TIFF_MAGIC,
     bare_name,
     find_images,
     image_bytes,
+    is_ours,
     read_image,
     read_image_file,
-    write_atomically,
 )
+from .pool import Outcome, Pool, attempt
 
 STREAM = "-"
 app = typer.Typer(
@@ -60,6 +72,20 @@ class Effort(str, Enum):
     best = "best"
 
 
+class Container(str, Enum):
+    """Choices of --container."""
+
+    jpg = "jpg"
+    jxl = "jxl"
+
+
+class Kind(str, Enum):
+    """Choices of --pool."""
+
+    processes = "processes"
+    threads = "threads"
+
+
 class Alpha(str, Enum):
     """Choices of --alpha."""
 
@@ -81,6 +107,25 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 ModelFile = Annotated[
     str | None, typer.Option("--model", help="Weights (.safetensors) instead of the bundled ones.")
 ]
+ValueRangeOption = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--range", help="Values that become black and white (default: the data's own)."),
+]
+PercentileOption = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--percentile", help="The same by rank, for each channel, such as 0.1 99.9."),
+]
+ChannelRanges = Annotated[
+    list[str] | None,
+    typer.Option("--channel-range", help="The same as LOW:HIGH, once for each channel."),
+]
+Axes = Annotated[
+    str | None,
+    typer.Option(help="What a stack's axes are, letters of TCZYXS, where the file doesn't say."),
+]
+Workers = Annotated[int | None, typer.Option(help="Work on so many files or rows at a time.")]
+PoolKind = Annotated[Kind, typer.Option("--pool", help="What the workers are.")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers do it.")]
 
 
 @dataclass(frozen=True)
@@ -145,30 +190,69 @@ def _write(target: str | None, data: bytes, force: bool) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    path = Path(target)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HyperThumbError(f"{path.parent}: can't be made: {error.strerror or error}") from error
-    write_atomically(path, data)
+    write_into(target, data)
 
 
 def _read_stream() -> io.BytesIO:
     return io.BytesIO(sys.stdin.buffer.read())
 
 
+def _is_tiff(source: str | io.BytesIO) -> bool:
+    """Whether a thumbnail file is a stack of them."""
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()[:4] in TIFF_MAGIC
+    try:
+        with Path(source).open("rb") as file:
+            return file.read(4) in TIFF_MAGIC
+    except OSError:  # reading it will say what is wrong
+        return False
+
+
 Work = Callable[[Job, Callable[[float], None]], dict[str, Any]]
 
 
+def pool_of(workers: int | None, kind: Kind, scheduler: str | None) -> Pool | None:
+    """The workers that were asked for. Ends the program for settings that exclude each other."""
+    if workers is None and scheduler is None:
+        return None
+    if workers is not None and scheduler is not None:
+        raise _fail("give one of --workers and --scheduler")
+    try:
+        return Pool(1 if workers is None else workers, kind.value, scheduler)
+    except HyperThumbError as error:
+        raise _fail(str(error)) from error
+
+
+def _serially(
+    jobs: Sequence[Job], work: Work, tell: Callable[[float], None], begin: Callable[[Job], None]
+) -> Iterator[Outcome]:
+    for index, job in enumerate(jobs):
+        begin(job)
+        yield attempt(work, index, (job, lambda fraction, index=index: tell(index + fraction)))
+        tell(index + 1)
+
+
 def run_jobs(
-    jobs: Sequence[Job], work: Work, line: Callable[[dict[str, Any]], str], *, as_json: bool, quiet: bool
+    jobs: Sequence[Job],
+    work: Work,
+    line: Callable[[dict[str, Any]], str],
+    *,
+    as_json: bool,
+    quiet: bool,
+    pool: Pool | None = None,
+    remote: Callable[[Job], tuple[Any, ...]] | None = None,
 ) -> None:
-    """Do every job, whatever happens to the others; then print what failed and exit with 1 if any did."""
+    """Do every job, whatever happens to the others; then print what failed and exit with 1 if any did.
+
+    pool, remote: workers, and the arguments of `encode_file` for a job; without them each job is `work`.
+    """
     results: list[dict[str, Any]] = []
     failures: list[str] = []
     to_stdout = any(job.target == STREAM for job in jobs)
     if to_stdout and as_json:
         raise _fail("--json and a picture can't both go to standard output")
+    if pool is not None and any(STREAM in (job.source, job.target) for job in jobs):
+        raise _fail("workers read and write files, not standard input and output")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -176,33 +260,50 @@ def run_jobs(
         TimeRemainingColumn(),
     )
     taken: dict[str, str] = {}
+
+    def checked(job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
+        target = job.target or job.source
+        if target != STREAM and taken.setdefault(target, job.source) != job.source:
+            raise HyperThumbError(f"{job.source}: would be written over the result of {taken[target]}")
+        return work(job, progress)
+
     with Progress(*columns, console=_err, transient=True, disable=quiet or not _err.is_terminal) as bar:
         task = bar.add_task("", total=len(jobs))
-        for index, job in enumerate(jobs):
+
+        def tell(done: float) -> None:
+            bar.update(task, completed=done)
+
+        def begin(job: Job) -> None:
             bar.update(task, description=Path(job.source).name[-40:])
 
-            def part(fraction: float, index: int = index) -> None:
-                bar.update(task, completed=index + fraction)
-
-            try:
-                target = job.target or job.source
-                if target != STREAM and taken.setdefault(target, job.source) != job.source:
-                    raise HyperThumbError(
-                        f"{job.source}: would be written over the result of {taken[target]}"
-                    )
-                with warnings.catch_warnings(record=True) as caught:
-                    warnings.simplefilter("always", HyperThumbWarning)
-                    result = work(job, part)
-                notes = [str(w.message) for w in caught if issubclass(w.category, HyperThumbWarning)]
-                for note in notes:
-                    _err.print(f"warning: {note}", markup=False)
-                results.append({**result, "warnings": notes})
-                if not (quiet or as_json or to_stdout):
-                    _out.print(line(result), markup=False)
-            except HyperThumbError as error:
-                text = str(error)
+        def take(job: Job, outcome: Outcome) -> None:
+            for note in outcome.notes:
+                _err.print(f"warning: {note}", markup=False)
+            if outcome.error is not None:
+                text = str(outcome.error)
                 failures.append(text if job.source in text else f"{job.source}: {text}")
-            bar.update(task, completed=index + 1)
+                return
+            results.append({**outcome.value, "warnings": list(outcome.notes)})
+            if not (quiet or as_json or to_stdout):
+                _out.print(line(outcome.value), markup=False)
+
+        if pool is None or remote is None:
+            for outcome in _serially(jobs, checked, tell, begin):
+                take(jobs[outcome.index], outcome)
+        else:
+            ready: list[Job] = []
+            for job in jobs:  # what can't be is said before the work
+                outcome = attempt(lambda job: checked(job, tell) and None, 0, (job,))
+                if outcome.error is None:
+                    ready.append(job)
+                else:
+                    take(job, outcome)
+            bar.update(task, total=len(ready))
+            try:
+                for outcome in pool.run(encode_file, [remote(job) for job in ready], tell):
+                    take(ready[outcome.index], outcome)
+            except HyperThumbError as error:
+                raise _fail(str(error)) from error
     if as_json:
         _out.print_json(json.dumps({"results": results, "failures": failures}))
     if failures:
@@ -210,10 +311,6 @@ def run_jobs(
         for text in failures:
             _err.print(f"  {text}", markup=False)
         raise typer.Exit(1)
-
-
-def _is_thumbnail(path: Path) -> bool:
-    return path.name.lower().endswith(THUMBNAIL_SUFFIX)
 
 
 def _jobs(
@@ -241,10 +338,22 @@ def encode_command(
         Effort, typer.Option(help="best: dozens of passes for a better file, same decoder.")
     ] = Effort.fast,
     seconds: Annotated[float | None, typer.Option(help="Budget of --effort best, each picture.")] = None,
-    value_range: Annotated[
-        tuple[float, float] | None,
-        typer.Option("--range", help="Values that become black and white (default: the data's own)."),
+    value_range: ValueRangeOption = None,
+    percentile: PercentileOption = None,
+    channel_range: ChannelRanges = None,
+    axes: Axes = None,
+    report: Annotated[
+        bool | None,
+        typer.Option(
+            "--report/--no-report", help="Print the error in the image's own units. Default: not for uint8."
+        ),
     ] = None,
+    container: Annotated[
+        Container, typer.Option(help="jxl: the same JPEG inside JPEG XL, some bytes smaller.")
+    ] = Container.jpg,
+    workers: Workers = None,
+    pool: PoolKind = Kind.processes,
+    scheduler: Scheduler = None,
     alpha: Annotated[Alpha, typer.Option(help="What to do with an alpha channel.")] = Alpha.refuse,
     device: Device = "auto",
     model: ModelFile = None,
@@ -252,48 +361,61 @@ def encode_command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Code pictures into thumbnails: photo.png becomes photo.ht.jpg beside it."""
-    from .codec import encode
-
+    """Code pictures into thumbnails: photo.png becomes photo.ht.jpg beside it, a stack a TIFF of them."""
     if sum(target is not None for target in (bpp, nbytes, psnr, level)) > 1:
         raise _fail("give one of --bpp, --bytes, --psnr and --level")
+    try:
+        limits = parse_ranges(value_range, percentile, channel_range or ())
+    except HyperThumbError as error:
+        raise _fail(str(error)) from error
+    options = EncodeOptions(
+        bpp=bpp,
+        nbytes=nbytes,
+        psnr=psnr,
+        level=level,
+        scale="auto" if scale is Scale.auto else int(scale.value),
+        effort=effort.value,
+        seconds=seconds,
+        device=device,
+        model=model,
+        value_range=limits,
+        axes=axes,
+        alpha=alpha.value,
+        measure=report,
+        container=container.value,
+    )
+    together = pool_of(workers, pool, scheduler)
+
+    def place(job: Job) -> str:
+        assert job.target is not None
+        named = job.target in (STREAM, output)
+        return job.target if named else target_of(job.source, job.target, options)
 
     def work(job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
-        _check_free(job.target, force)  # before the work, too
-        streamed = job.source == STREAM
-        image = read_image_file(_read_stream(), "standard input") if streamed else read_image(job.source)
-        thumbnail = encode(
-            image,
-            bpp=bpp,
-            nbytes=nbytes,
-            psnr=psnr,
-            level=level,
-            scale="auto" if scale is Scale.auto else int(scale.value),
-            effort=effort.value,
-            seconds=seconds,
-            device=device,
-            model=model,
-            value_range=value_range,
-            alpha=alpha.value,
-            progress=progress,
-        )
-        _write(job.target, thumbnail.data, force)
-        return {
-            "input": job.source,
-            "output": job.target,
-            "bytes": thumbnail.nbytes,
-            "bpp": thumbnail.bpp,
-            "scale": thumbnail.scale,
-            "level": thumbnail.level,
-            "shape": list(image.shape),
-            "model": thumbnail.model,
-        }
+        target = place(job)
+        _check_free(target, force)  # before the work, too
+        if together is not None:
+            return {}
+        array, known = read_with_axes(_read_stream() if job.source == STREAM else job.source, options.axes)
+        made = encoded(array, known, options, progress)
+        _write(target, made.data, force)
+        return {"input": job.source, "output": target, **made.facts}
+
+    def remote(job: Job) -> tuple[Any, ...]:
+        """With absolute paths, for workers that run elsewhere."""
+        used = None if model is None else str(Path(model).absolute()) if Path(model).exists() else model
+        paths = (str(Path(path).absolute()) for path in (job.source, place(job)))
+        return (*paths, replace(options, model=used))
 
     def line(r: dict[str, Any]) -> str:
-        return f"{r['output']}  {r['bytes']:,} bytes  {r['bpp']:.3f} bpp  scale {r['scale']}"
+        planes = f"  {r['planes']} planes {r['axes']}" if "planes" in r else ""
+        size = f"{r['bytes']:,} bytes  {r['bpp']:.3f} bpp  scale {r['scale']}"
+        return "\n".join([f"{r['output']}  {size}{planes}", *cost_lines(r)])
 
-    jobs = _jobs(inputs, output, lambda p: bare_name(p) + THUMBNAIL_SUFFIX, lambda p: not _is_thumbnail(p))
-    run_jobs(jobs, work, line, as_json=as_json, quiet=quiet)
+    jobs = _jobs(
+        inputs, output, lambda p: bare_name(p) + CONTAINERS[container.value], lambda p: not is_ours(p)
+    )
+    run_jobs(jobs, work, line, as_json=as_json, quiet=quiet, pool=together, remote=remote)
 
 
 @app.command("decode")
@@ -315,15 +437,18 @@ def decode_command(
     from .codec import MAX_PIXELS, decode
 
     def work(job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
-        image = decode(
-            _read_stream() if job.source == STREAM else job.source,
-            scale=scale,
-            model=model,
-            any_model=any_model,
-            device=device,
-            max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
-            progress=progress,
-        )
+        source = _read_stream() if job.source == STREAM else job.source
+        options: dict[str, Any] = {
+            "scale": scale,
+            "model": model,
+            "any_model": any_model,
+            "device": device,
+            "max_pixels": MAX_PIXELS if max_pixels is None else max_pixels,
+            "progress": progress,
+        }
+        if _is_tiff(source):
+            return decode_stack(job, source, options)
+        image = decode(source, **options)
         png = image.dtype.name == "uint8" or (image.dtype.name == "uint16" and image.ndim == 2)
         target = job.target or STREAM
         if target not in (STREAM, output) and not png:  # nobody named this file
@@ -337,10 +462,28 @@ def decode_command(
             "dtype": image.dtype.name,
         }
 
-    def line(r: dict[str, Any]) -> str:
-        return f"{r['output']}  {r['shape'][1]}x{r['shape'][0]}  {r['dtype']}"
+    def decode_stack(job: Job, source: str | io.BytesIO, options: dict[str, Any]) -> dict[str, Any]:
+        from .stack import array_bytes, open_stack
 
-    jobs = _jobs(inputs, output, lambda p: bare_name(p) + ".png", _is_thumbnail)
+        stack = open_stack(source.getvalue() if isinstance(source, io.BytesIO) else source)
+        target = job.target or STREAM
+        if target not in (STREAM, output):
+            target = str(Path(target).with_suffix(".tif"))
+        if target != STREAM and Path(target).suffix.lower() not in TIFF:
+            raise HyperThumbError(f"{target}: only TIFF holds a stack: write .tif instead")
+        _check_free(target, force)
+        array = stack.decode(**options)
+        _write(target, array_bytes(array, stack.layout, stack.channels), force)
+        shape = list(array.shape)
+        return {"input": job.source, "output": target, "shape": shape, "dtype": array.dtype.name}
+
+    def line(r: dict[str, Any]) -> str:
+        shape = r["shape"]
+        many = len(shape) > 3 or (len(shape) == 3 and shape[2] != 3)
+        size = "x".join(map(str, shape)) if many else f"{shape[1]}x{shape[0]}"
+        return f"{r['output']}  {size}  {r['dtype']}"
+
+    jobs = _jobs(inputs, output, lambda p: bare_name(p) + ".png", is_ours)
     run_jobs(jobs, work, line, as_json=as_json, quiet=quiet)
 
 
@@ -354,7 +497,21 @@ def info_command(
     from .codec import info
 
     def work(job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
-        found = info(_read_stream() if job.source == STREAM else job.source)
+        source = _read_stream() if job.source == STREAM else job.source
+        stack: dict[str, Any] = {}
+        if _is_tiff(source):
+            from .stack import open_stack
+
+            whole = open_stack(source.getvalue() if isinstance(source, io.BytesIO) else source)
+            stack = {
+                "axes": whole.layout.axes,
+                "stack": list(whole.layout.shape),
+                "planes": len(whole.planes),
+                "ranges": [list(pair) for pair in whole.ranges],
+            }
+            found = replace(whole.info, nbytes=whole.nbytes, bpp=whole.bpp)
+        else:
+            found = info(source)
         (height, width), (lr_height, lr_width) = found.shape, found.lr_size
         return {
             "input": job.source,
@@ -373,6 +530,7 @@ def info_command(
             "luma": found.tables[0].tolist(),
             "chroma": found.tables[1].tolist(),
             "lost": list(found.lost),
+            **stack,
         }
 
     def line(r: dict[str, Any]) -> str:
@@ -385,13 +543,17 @@ def info_command(
             f"  size       {r['bytes']:,} bytes, {r['bpp']:.4f} bits a pixel",
             f"  weights    {r['model']} ({r['digest']})",
         ]
+        if "stack" in r:
+            text.insert(1, f"  stack      {'x'.join(map(str, r['stack']))} {r['axes']}, {r['planes']} planes")
+            for number, (low, high) in enumerate(r["ranges"]) if len(r["ranges"]) > 1 else ():
+                text.append(f"  channel {number}  values {low:g} to {high:g}")
         text += [f"  lost       {lost}" for lost in r["lost"]]
         for name in ("luma", "chroma") if tables else ():
             text.append(f"  {name}")
             text += ["    " + " ".join(f"{step:3d}" for step in row) for row in r[name]]
         return "\n".join(text)
 
-    jobs = _jobs(inputs, None, lambda p: p.name, _is_thumbnail)
+    jobs = _jobs(inputs, None, lambda p: p.name, is_ours)
     run_jobs([Job(job.source, None) for job in jobs], work, line, as_json=as_json, quiet=False)
 
 
@@ -488,10 +650,12 @@ def _main(
 
 def main() -> None:
     """Entry point of the command."""
+    from ._cli_pyramid import add_pyramid_command
     from ._cli_training import add_training_commands
 
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that can't be printed ends no work
+    add_pyramid_command(app)
     add_training_commands(app)
     app()
 

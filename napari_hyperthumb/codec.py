@@ -37,11 +37,14 @@ from .files import write_atomically
 from .pipeline import Coding, PreparedImage, Report, no_report, part_of, reconstruct
 from .pixels import Array, Format, ValueRange, check_image
 from .targets import Candidate, Target, best_of, improve, meet_target, parse_target
+from .transport import from_jxl, to_jxl
 
 SCALES = (2, 4)
 EFFORTS = ("fast", "best")
 MAX_PIXELS = 500_000_000
 """HR pixels that `decode` reconstructs unless told otherwise."""
+WEIGHTS = "HYPERTHUMB_WEIGHTS"
+"""Environment variable: more weights files that `decode` may find by digest, separated as in PATH."""
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
 
@@ -77,8 +80,12 @@ class Thumbnail:
             return np.asarray(image)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file, whole or not at all. Raises HyperThumbError when it can't be written."""
-        write_atomically(os.fspath(path), self.data)
+        """Write the file, whole or not at all. Raises HyperThumbError when it can't be written.
+
+        A name that ends in .jxl gets the same JPEG inside JPEG XL (module `transport`).
+        """
+        jxl = str(os.fspath(path)).lower().endswith(".jxl")
+        write_atomically(os.fspath(path), to_jxl(self.data) if jxl else self.data)
 
 
 # ---- models ----------------------------------------------------------------------------------
@@ -217,6 +224,15 @@ def thumbnail_of(prepared: PreparedImage, coding: Coding) -> Thumbnail:
 
 
 def _read(source: Source) -> tuple[bytes, str]:
+    """The JPEG, taken out of JPEG XL where it is inside, and what to call it."""
+    data, name = _read_source(source)
+    try:
+        return from_jxl(data), name
+    except HyperThumbError as error:
+        raise _named(name, error) from error
+
+
+def _read_source(source: Source) -> tuple[bytes, str]:
     if isinstance(source, bytes):
         return source, "the data"
     if hasattr(source, "read"):
@@ -321,7 +337,8 @@ def _decoder_for(
 ) -> Model:
     meta = contents.metadata
     if model is None and meta is not None:
-        for path in sorted(bundled_path("any").parent.glob("*.safetensors")):
+        more = [Path(one) for one in os.environ.get(WEIGHTS, "").split(os.pathsep) if one]
+        for path in (*sorted(bundled_path("any").parent.glob("*.safetensors")), *more):
             candidate = load_model(path)
             if candidate.digest == meta.digest:
                 return candidate

@@ -128,7 +128,7 @@ def _jpeg_xl() -> Codec | None:
 
     def encode(image: Pixels, quality: float) -> bytes:
         # The level is cjxl's quality: distance 1 at 90, 6.4 at 30, 25 at 0.
-        return bytes(jpegxl_encode(image, level=quality, effort=7))
+        return bytes(jpegxl_encode(image, level=quality, effort=7))  # type: ignore[arg-type,unused-ignore]
 
     def decode(data: bytes) -> Pixels:
         return np.asarray(jpegxl_decode(data))

@@ -17,8 +17,11 @@ from .errors import HyperThumbError, HyperThumbWarning, ImageError
 from .pixels import Array
 
 THUMBNAIL_SUFFIX = ".ht.jpg"
+STACK_SUFFIX = ".ht.tif"
+JXL_SUFFIX = ".ht.jxl"
+OUR_SUFFIXES = (THUMBNAIL_SUFFIX, STACK_SUFFIX, JXL_SUFFIX)
 TIFF = (".tif", ".tiff")
-_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".ppm", ".pgm", ".jp2", ".gif", *TIFF)
 MAX_PIXELS = 2_000_000_000
 """Pictures that claim more pixels than this aren't opened."""
@@ -28,10 +31,16 @@ def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
     """Files as they are; folders searched deeply for names that look like pictures."""
     for path in map(Path, paths):
         if path.is_dir():
-            inside = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES)
+            found = sorted(path.rglob("*"))
+            inside = (p for p in found if p.suffix.lower() in SUFFIXES or is_ours(p))
             yield from (p for p in inside if p.is_file())
         else:
             yield path
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is called what we call thumbnails and stacks of them."""
+    return path.name.lower().endswith(OUR_SUFFIXES)
 
 
 def read_image(path: str | Path) -> Array:
@@ -60,7 +69,7 @@ def read_image_file(file: BinaryIO, name: str) -> Array:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return _read_tiff(file, name) if magic in _TIFF_MAGIC else _read_pillow(file, name)
+            return _read_tiff(file, name) if magic in TIFF_MAGIC else _read_pillow(file, name)
     except HyperThumbError:
         raise
     except UnidentifiedImageError as error:
@@ -113,6 +122,26 @@ def _loses_bits(image: Image.Image) -> bool:
         tile.args[1] > 255 if tile.codec_name in ("ppm", "ppm_plain") else str(tile.args).startswith(deep_png)
         for tile in getattr(image, "tile", [])
     )
+
+
+def tiff_axes(file: BinaryIO) -> str | None:
+    """What the axes of a TIFF's first image are, such as "CYX"; None where it doesn't say, or isn't a TIFF.
+
+    Unknown axes are "Q" and "I". Leaves the file at its beginning.
+    """
+    import tifffile
+
+    magic = file.read(4)
+    file.seek(0)
+    if magic not in TIFF_MAGIC:
+        return None
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            return str(tiff.series[0].axes)
+    except Exception:  # reading it will say what is wrong
+        return None
+    finally:
+        file.seek(0)
 
 
 def _read_tiff(file: BinaryIO, name: str) -> Array:
@@ -185,6 +214,7 @@ def write_image(path: str | Path, array: Array) -> None:
 def bare_name(path: Path) -> str:
     """The name without its ending; `photo.ht.jpg` loses both of them."""
     name = path.name
-    if name.lower().endswith(THUMBNAIL_SUFFIX):
-        return name[: -len(THUMBNAIL_SUFFIX)]
+    for suffix in OUR_SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
     return path.stem
