@@ -94,7 +94,7 @@ class Pool:
         with ExitStack() as stack:
             client = stack.enter_context(self._client(Client, stack))
             futures = {future: index for index, future in enumerate(client.compute(graph))}
-            for done, future in enumerate(as_completed(list(futures)), 1):
+            for done, future in enumerate(as_completed(list(futures), loop=client.loop), 1):
                 try:
                     outcome = future.result()
                 except HyperThumbError:
