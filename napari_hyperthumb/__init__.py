@@ -25,10 +25,14 @@ from .errors import (
 
 if TYPE_CHECKING:
     from ._jupyter.panel import explore
+    from .channels import Cost, Percentile
     from .codec import Info, Thumbnail, decode, encode, info, load_model
+    from .stack import Channel, Stack, encode_stack, open_stack
 
 __version__ = "0.1.0"
 __all__ = [
+    "Channel",
+    "Cost",
     "DependencyError",
     "DeviceError",
     "HyperThumbError",
@@ -37,24 +41,32 @@ __all__ = [
     "Info",
     "ModelError",
     "NotAThumbnailError",
+    "Percentile",
     "RateError",
+    "Stack",
     "Thumbnail",
     "ThumbnailError",
     "TrainingError",
     "decode",
     "encode",
+    "encode_stack",
     "explore",
     "info",
     "load_model",
+    "open_stack",
 ]
 _NOTEBOOK = ("anywidget", "ipywidgets", "IPython", "traitlets", "matplotlib")
-_LAZY = ("Info", "Thumbnail", "decode", "encode", "info", "load_model")
+_LAZY = {
+    **dict.fromkeys(("Info", "Thumbnail", "decode", "encode", "info", "load_model"), ".codec"),
+    **dict.fromkeys(("Channel", "Stack", "encode_stack", "open_stack"), ".stack"),
+    **dict.fromkeys(("Cost", "Percentile"), ".channels"),
+}
 
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import: napari's start-up must not pay for it (PEP 562).
     if name in _LAZY:
-        return getattr(import_module(".codec", __name__), name)
+        return getattr(import_module(_LAZY[name], __name__), name)
     if name == "explore":
         try:
             return getattr(import_module("._jupyter.panel", __name__), name)

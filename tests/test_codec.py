@@ -653,6 +653,8 @@ def test_untouched_file_decodes_without_any_warning(data, models, recwarn):
 
 def test_public_names_are_these():
     assert napari_hyperthumb.__all__ == [
+        "Channel",
+        "Cost",
         "DependencyError",
         "DeviceError",
         "HyperThumbError",
@@ -661,15 +663,19 @@ def test_public_names_are_these():
         "Info",
         "ModelError",
         "NotAThumbnailError",
+        "Percentile",
         "RateError",
+        "Stack",
         "Thumbnail",
         "ThumbnailError",
         "TrainingError",
         "decode",
         "encode",
+        "encode_stack",
         "explore",
         "info",
         "load_model",
+        "open_stack",
     ]
     assert dir(napari_hyperthumb) == napari_hyperthumb.__all__
     for name in napari_hyperthumb.__all__:

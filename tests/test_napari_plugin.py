@@ -27,10 +27,15 @@ def test_the_manifest_is_valid_and_its_commands_exist() -> None:
     manifest = PluginManifest.from_distribution("napari-hyperthumb")
     manifest.validate_imports()
     contributions = manifest.contributions
-    assert {w.display_name for w in contributions.widgets or []} == {"Encode", "Decode", "Compare"}
+    assert {w.display_name for w in contributions.widgets or []} == {
+        "Encode",
+        "Decode",
+        "Compare",
+        "Encode stack",
+    }
     assert len(contributions.sample_data or []) == 3
     patterns = [p for reader in contributions.readers or [] for p in reader.filename_patterns]
-    assert patterns == ["*.ht.jpg"]
+    assert patterns == ["*.ht.jpg", "*.ht.tif", "*.zarr"]
     assert set(contributions.menus or {}) >= {"napari/layers/transform", "napari/file/io_utilities"}
     assert manifest.on_activate is None  # nothing is changed or loaded before the first use
 

@@ -1,0 +1,66 @@
+"""JPEG XL around the finished file: the same bytes come back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from samples import make_photo
+from typer.testing import CliRunner
+
+from napari_hyperthumb import DependencyError, ThumbnailError, cli, decode, encode, info
+from napari_hyperthumb.transport import from_jxl, to_jxl
+
+pytest.importorskip("imagecodecs")
+
+
+@pytest.fixture(scope="module")
+def jpeg(models) -> bytes:
+    return encode(make_photo(200, 300), model=models[2]).data
+
+
+def test_the_identical_jpeg_comes_back_from_fewer_bytes(jpeg):
+    packed = to_jxl(jpeg)
+    assert len(packed) < len(jpeg)
+    assert from_jxl(packed) == jpeg
+    assert from_jxl(jpeg) == jpeg
+
+
+def test_files_are_written_and_read_by_their_ending(jpeg, models, model_paths, tmp_path):
+    thumbnail = encode(make_photo(200, 300), model=models[2])
+    thumbnail.save(tmp_path / "a.ht.jxl")
+    assert info(tmp_path / "a.ht.jxl").shape == (200, 300)
+    assert np.array_equal(decode(tmp_path / "a.ht.jxl", model=models[2]), decode(jpeg, model=models[2]))
+    from PIL import Image
+
+    Image.fromarray(make_photo(200, 300)).save(tmp_path / "b.png")
+    words = ["encode", str(tmp_path / "b.png"), "--container", "jxl", "--model", str(model_paths[2])]
+    result = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "b.ht.jxl").read_bytes() == (tmp_path / "a.ht.jxl").read_bytes()
+
+
+def test_damaged_files_are_refused(jpeg, tmp_path):
+    packed = to_jxl(jpeg)
+    import imagecodecs
+
+    pixels = imagecodecs.jpegxl_encode(make_photo(16, 16), lossless=True)  # a JPEG XL without a JPEG inside
+    for data in (packed[:-9], packed[:60], b"\xff\x0a", pixels, packed[:300] + bytes(8) + packed[308:]):
+        path = tmp_path / "a.ht.jxl"
+        path.write_bytes(data)
+        with pytest.raises(ThumbnailError, match=r"a\.ht\.jxl"):
+            decode(path)
+
+
+def test_a_missing_imagecodecs_is_named(jpeg, monkeypatch):
+    packed = to_jxl(jpeg)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(DependencyError, match=r"napari-hyperthumb\[jxl\]"):
+        info(packed)
+
+
+def test_decoding_a_jpeg_loads_no_imagecodecs():
+    code = "import sys, napari_hyperthumb.codec; assert 'imagecodecs' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
