@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -27,30 +28,34 @@ CACHE = Path(tempfile.gettempdir()) / "hyperthumb-scale"
 """Where sources and unfinished pyramids stay between runs."""
 
 
+def _tiles() -> list[bytes]:
+    """64 compressed tiles of 256x256: colours, edges and grain that fit together in a square of eight."""
+    rng = np.random.default_rng(0)
+    out = []
+    for top, left in np.ndindex(8, 8):
+        y, x = np.mgrid[:256, :256] + 256 * np.array([top, left])[:, None, None]
+        turn = 2 * np.pi / 2048
+        cells = np.sin(89 * turn * x) * np.sin(67 * turn * y) + np.sin(36 * turn * (x + y))
+        tile = np.stack([200 - 40 * (cells > 0.7), 150 + 40 * cells, 190 - 30 * np.sin(5 * turn * x)], 2)
+        tile += rng.normal(0, 6, (256, 256, 1))
+        out.append(zlib.compress(np.clip(tile, 0, 255).astype(np.uint8).tobytes()))
+    return out
+
+
 def source(megapixels: int) -> Path:
-    """A synthetic RGB slide as a tiled TIFF, written tile by tile: colours, edges and grain."""
+    """A synthetic RGB slide as a tiled TIFF, written tile by tile."""
     import tifffile
 
-    side = round((megapixels * 1e6) ** 0.5 / 256) * 256
-    path = CACHE / f"{side}.tif"
+    side = round((megapixels * 1e6) ** 0.5 / 256)
+    path = CACHE / f"{256 * side}.tif"
     if path.exists():
         return path
     CACHE.mkdir(exist_ok=True)
-    rng = np.random.default_rng(0)
-    grain = rng.normal(0, 6, (256, 256, 1))
-
-    def tiles():  # type: ignore[no-untyped-def]
-        for top in range(0, side, 256):
-            for left in range(0, side, 256):
-                y, x = np.mgrid[top : top + 256, left : left + 256].astype(np.float32)
-                cells = np.sin(x / 23) * np.sin(y / 31) + np.sin((x + y) / 57)
-                tile = np.stack([200 - 40 * (cells > 0.7), 150 + 40 * cells, 190 - 30 * np.sin(x / 401)], 2)
-                yield np.clip(tile + grain, 0, 255).astype(np.uint8)
-
+    tiles = _tiles()
     with tifffile.TiffWriter(path.with_suffix(".part"), bigtiff=True) as tiff:
         tiff.write(
-            tiles(),
-            shape=(side, side, 3),
+            (tiles[top % 8 * 8 + left % 8] for top, left in np.ndindex(side, side)),
+            shape=(256 * side, 256 * side, 3),
             dtype=np.uint8,
             tile=(256, 256),
             photometric="rgb",
