@@ -42,7 +42,7 @@ def _check_shape(image: Array, alpha: str) -> Array:
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise ImageError(
             f"an image must have shape (H, W), (H, W, 3) or (H, W, 4), not {image.shape}; "
-            "code stacks and channels plane by plane"
+            "stacks and channels are coded by encode_stack (--axes)"
         )
     if 0 in image.shape:
         raise ImageError(f"the image is empty: shape {image.shape}")

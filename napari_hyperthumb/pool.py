@@ -6,6 +6,7 @@ pickled; what a worker that dies had in hand is given to another one.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ from typing import Any
 
 from .errors import DependencyError, HyperThumbError, HyperThumbWarning
 
+TIMEOUT = 20
+"""Seconds that a scheduler has to answer."""
 KINDS = ("processes", "threads")
 Function = Callable[..., Any]
 Tell = Callable[[float], None]
@@ -108,7 +111,7 @@ class Pool:
     def _client(self, make: Any, stack: ExitStack) -> Any:
         if self.scheduler is not None:
             try:
-                return make(self.scheduler, timeout="20s", set_as_default=False)
+                return make(self.scheduler, timeout=TIMEOUT, set_as_default=False)
             except (OSError, ValueError, TimeoutError) as error:
                 raise HyperThumbError(
                     f"no Dask scheduler answers at {self.scheduler}: {error}; start one with "
@@ -121,7 +124,8 @@ class Pool:
             n_workers=self.workers if processes else 1,
             threads_per_worker=1 if processes else self.workers,
             processes=processes,
-            dashboard_address=None,
+            dashboard_address=":0",
+            silence_logs=logging.ERROR,
             memory_limit=0,
         )
         return make(stack.enter_context(cluster), set_as_default=False)

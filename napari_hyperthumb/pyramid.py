@@ -16,8 +16,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from .files import write_atomically
 from .pipeline import Report, no_report
 from .pixels import DTYPES, Array, ValueRange
 from .pool import Pool, serial
-from .regions import LARGE, Regions, open_regions
+from .regions import LARGE, Regions, open_regions, read_whole
 
 try:
     import zarr
@@ -191,11 +191,6 @@ def chunk_index(layout: Layout, index: Index, row: int, column: int) -> Index:
 # ---- reading ---------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4)
-def _source(path: str, axes: str, alpha: str) -> Regions:
-    return open_regions(path, axes, alpha=alpha)
-
-
 @dataclass(frozen=True)
 class Half:
     """A level read at half its size: means of 2x2 pixels, the last row and column repeated."""
@@ -222,15 +217,18 @@ class Half:
         return (np.rint(mean) if dtype.kind in "iu" else mean).astype(dtype)
 
 
-def _reader(band: Band) -> Regions | Half:
+def _read(band: Band, rows: slice, columns: slice) -> Array:
+    """Pixels of the level that a band codes."""
     if band.grid.number == 0:
-        return _source(band.source, band.axes, band.alpha)
+        with open_regions(band.source, band.axes, alpha=band.alpha) as regions:
+            return np.array(regions.read(band.index, rows, columns))
     below = Path(band.out) / str(2 * band.grid.number - 1)
     array = zarr.open_array(below, mode="r")
     height, width = array.shape[-2:]
     layout = band.grid.layout
     at = len(layout.stacked)
-    return Half(array, Layout(layout.axes, (*layout.shape[:at], height, width, *layout.shape[at + 2 :])))
+    larger = Layout(layout.axes, (*layout.shape[:at], height, width, *layout.shape[at + 2 :]))
+    return Half(array, larger).read(band.index, rows, columns)
 
 
 def _around(start: int, stop: int, margin: int, length: int) -> tuple[slice, tuple[int, int]]:
@@ -260,7 +258,7 @@ def code_band(band: Band, report: Report = no_report) -> Coded:
     rows, above_below = _around(top, top + chunk, margin, height)
     first, last = min(files) * chunk, (max(files) + 1) * chunk
     columns, _ = _around(first, last, margin, width)
-    pixels = _reader(band).read(band.index, rows, columns)
+    pixels = _read(band, rows, columns)
     costs = []
     for done, (column, path) in enumerate(files.items()):
         left = column * chunk
@@ -367,26 +365,60 @@ def make_pyramid(
             f"chunk must be a multiple of 64 and margin one of the scale, at most 128; "
             f"not {chunk} and {margin}"
         )
-    regions = open_regions(source, axes, alpha=alpha)
+    with ExitStack() as after, open_regions(source, axes, alpha=alpha) as regions:
+        after.callback(read_whole.cache_clear)
+        return _make(
+            regions,
+            Path(source).absolute(),
+            Path(out).absolute(),
+            level=float(level),
+            scale=scale,
+            chunk=chunk,
+            margin=margin,
+            value_range=value_range,
+            alpha=alpha,
+            model=model,
+            device=device,
+            measure=measure,
+            force=force,
+            pool=pool,
+            progress=progress,
+        )
+
+
+def _make(
+    regions: Regions,
+    file: Path,
+    path: Path,
+    *,
+    level: float,
+    scale: int,
+    chunk: int,
+    margin: int,
+    value_range: Ranges,
+    alpha: str,
+    model: str | None,
+    device: str,
+    measure: bool,
+    force: bool,
+    pool: Pool | None,
+    progress: Report,
+) -> Made:
     if regions.dtype.name not in DTYPES:
-        raise ImageError(f"{source}: dtype {regions.dtype} can't be coded lossily")
+        raise ImageError(f"{file}: dtype {regions.dtype} can't be coded lossily")
     layout = regions.layout
     if layout.rgb and "C" in layout.axes:
-        raise ImageError(
-            f"{source}: colours and channels at once can't be stored; code channels by themselves"
-        )
+        raise ImageError(f"{file}: colours and channels at once can't be stored; code channels by themselves")
     used = load_model(model or f"ht-x{scale}")
     if used.scale != scale:
         raise ImageError(f"the weights {used.name} are for scale {used.scale}, not {scale}")
-    path = Path(out).absolute()
-    file = Path(source).absolute()
     settings = Settings(
         source=file.name,
         nbytes=0 if file.is_dir() else file.stat().st_size,
         axes=layout.axes,
         shape=layout.shape,
         dtype=regions.dtype.name,
-        level=float(level),
+        level=level,
         scale=scale,
         chunk=chunk,
         margin=margin,
@@ -403,7 +435,7 @@ def make_pyramid(
         "source": str(file),
         "axes": regions.axes,
         "alpha": alpha,
-        "level": float(level),
+        "level": level,
         "scale": scale,
         "chunk": chunk,
         "margin": margin,

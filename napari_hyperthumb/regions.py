@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,19 @@ class Regions:
     """"micrometer" or None."""
     channels: tuple[str, ...] = ()
     """Names of the channels, as far as the file has them."""
+    file: Any = None
+    """What `close` closes."""
+
+    def __enter__(self) -> Regions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.file is not None:
+            self.file.close()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -52,7 +66,7 @@ class Regions:
 
 
 def open_regions(path: str | Path, axes: str | None = None, *, alpha: str = "refuse") -> Regions:
-    """Open a TIFF, a Zarr array or OME-Zarr image (its largest level), or a picture.
+    """Open a TIFF, a Zarr array or OME-Zarr image (its largest level), or a picture; close it after use.
 
     axes: letters of "TCZYXS", for files that don't say, or say it wrongly. alpha: "drop" takes the first
     three of four samples. Raises ImageError naming the file, DependencyError where zarr is missing.
@@ -65,13 +79,19 @@ def open_regions(path: str | Path, axes: str | None = None, *, alpha: str = "ref
             return _from_zarr(path, axes, alpha)
         if path.suffix.lower() in TIFF:
             return _from_tiff(path, axes, alpha)
-        array = read_image(path)
+        array = read_whole(path, path.stat().st_mtime_ns)
         return _regions(array, axes or ("YXS" if array.ndim == 3 else "YX"), alpha)
     except HyperThumbError as error:
         text = str(error)
         raise type(error)(text if str(path) in text else f"{path}: {text}") from error
     except OSError as error:
         raise ImageError(f"{path}: can't be read: {error.strerror or error}") from error
+
+
+@lru_cache(maxsize=1)
+def read_whole(path: Path, stamp: int) -> Array:
+    """A picture that can't be read by region, kept for the next one who asks: `read_whole.cache_clear()`."""
+    return read_image(path)
 
 
 def _regions(array: Any, axes: str | None, alpha: str, **more: Any) -> Regions:
@@ -103,31 +123,36 @@ def _from_tiff(path: Path, axes: str | None, alpha: str) -> Regions:
 
     try:
         tiff = tifffile.TiffFile(path)
-        series = tiff.series[0]
-        known = str(series.axes)
-        more = _about(tiff.ome_metadata)
     except Exception as error:  # damaged TIFF files end in any of a dozen types
         raise ImageError(f"not a TIFF file that can be read: {error}") from error
+    try:
+        return _tiff_regions(tiff, path, axes, alpha)
+    except BaseException as error:
+        tiff.close()
+        if isinstance(error, HyperThumbError) or not isinstance(error, Exception):
+            raise
+        raise ImageError(f"not a TIFF file that can be read: {error}") from error
+
+
+def _tiff_regions(tiff: Any, path: Path, axes: str | None, alpha: str) -> Regions:
+    import tifffile
+
+    series = tiff.series[0]
+    known = str(series.axes)
     if axes is None and set(known) <= set("TCZYXS"):
         axes = known
-    array: Any
+    more = _about(tiff.ome_metadata)
     if series.dataoffset is not None:  # not compressed, in one piece
         tiff.close()
-        array = tifffile.memmap(path, series=0, mode="r")
-    else:
-        page = series.keyframe
-        segment = math.prod(page.chunks) * series.dtype.itemsize
-        if segment > MAX_SEGMENT:
-            raise ImageError(
-                f"its strips or tiles have {segment / 2**20:.0f} MiB each, so it can't be read by region: "
-                "save it again in tiles (tifffile: tile=(512, 512); libvips: --tile)"
-            )
-        zarr = _zarr()
-        try:
-            array = zarr.open_array(series.aszarr(level=0), mode="r")
-        except Exception as error:
-            raise ImageError(f"can't be read by region: {error}") from error
-    return _regions(array, axes, alpha, **more)
+        return _regions(tifffile.memmap(path, series=0, mode="r"), axes, alpha, **more)
+    segment = math.prod(series.keyframe.chunks) * series.dtype.itemsize
+    if segment > MAX_SEGMENT:
+        raise ImageError(
+            f"its strips or tiles have {segment / 2**20:.0f} MiB each, so it can't be read by region: "
+            "save it again in tiles (tifffile: tile=(512, 512); libvips: --tile)"
+        )
+    array = _zarr().open_array(series.aszarr(level=0), mode="r")
+    return _regions(array, axes, alpha, file=tiff, **more)
 
 
 def _zarr() -> Any:

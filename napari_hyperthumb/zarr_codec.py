@@ -193,12 +193,12 @@ class HyperThumbCodec(ArrayBytesCodec):
         with _turns():
             plane = read_chunk(data.to_bytes(), shape, self.view)
         wanted = np.dtype(spec.dtype.to_native_dtype())
-        if plane.dtype != wanted or (plane.ndim == 3) != (self.colour_axis is not None):
+        if plane.dtype != wanted.newbyteorder("=") or (plane.ndim == 3) != (self.colour_axis is not None):
             raise ThumbnailError(
                 f"a stored thumbnail holds {plane.dtype} of shape {plane.shape}, the array is {wanted}: "
                 "its metadata and its chunks don't belong together"
             )
-        chunk = chunk_of(plane, spec.shape, self.colour_axis)
+        chunk = chunk_of(plane, spec.shape, self.colour_axis).astype(wanted, copy=False)
         out: NDBuffer = spec.prototype.nd_buffer.from_numpy_array(chunk)
         return out
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("distributed")
 
-from napari_hyperthumb import HyperThumbError, cli, encode
+from napari_hyperthumb import HyperThumbError, cli, encode, pool
 from napari_hyperthumb.batch import EncodeOptions, encode_file
 from napari_hyperthumb.pool import Pool
 
@@ -120,9 +120,6 @@ def test_a_killed_worker_loses_nothing(folder, tmp_path, model_paths, models, cl
 
 
 def test_a_scheduler_that_isnt_there_is_named(monkeypatch):
-    import dask
-
-    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
-        pool = Pool(scheduler="tcp://127.0.0.1:9")
-        with pytest.raises(HyperThumbError, match=r"127\.0\.0\.1:9.*dask scheduler"):
-            list(pool.run(encode_file, [("a", "b", EncodeOptions())], print))
+    monkeypatch.setattr(pool, "TIMEOUT", 0.5)
+    with pytest.raises(HyperThumbError, match=r"127\.0\.0\.1:9.*dask scheduler"):
+        list(Pool(scheduler="tcp://127.0.0.1:9").run(encode_file, [("a", "b", EncodeOptions())], print))
