@@ -33,7 +33,7 @@ from .errors import (
     RateError,
     ThumbnailError,
 )
-from .files import write_atomically
+from .files import TIFF_MAGIC, write_atomically
 from .pipeline import Coding, PreparedImage, Report, no_report, part_of, reconstruct
 from .pixels import Array, Format, ValueRange, check_image
 from .targets import Candidate, Target, best_of, improve, meet_target, parse_target
@@ -226,6 +226,8 @@ def thumbnail_of(prepared: PreparedImage, coding: Coding) -> Thumbnail:
 def _read(source: Source) -> tuple[bytes, str]:
     """The JPEG, taken out of JPEG XL where it is inside, and what to call it."""
     data, name = _read_source(source)
+    if data.startswith(TIFF_MAGIC):
+        raise ThumbnailError(f"{name}: a TIFF: stacks of thumbnails are read by open_stack")
     try:
         return from_jxl(data), name
     except HyperThumbError as error:
