@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -66,7 +67,8 @@ def lazy(
     def block(block_id: tuple[int, ...] = ()) -> Any:
         return kept(tuple(int(at) for at in block_id))
 
-    return da.map_blocks(block, chunks=grid, dtype=dtype, meta=np.empty((0,) * len(shape), dtype))
+    name = f"hyperthumb-{secrets.token_hex(8)}"  # of its own: dask can't tell our loaders apart
+    return da.map_blocks(block, name=name, chunks=grid, dtype=dtype, meta=np.empty((0,) * len(shape), dtype))
 
 
 def _fitting(nbytes: int) -> int:

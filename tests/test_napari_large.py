@@ -135,26 +135,19 @@ def test_layers_become_one_stack() -> None:
 @needs_screen
 @pytest.mark.usefixtures("tiny_weights")
 def test_a_stack_is_encoded_with_progress_and_opened(make_napari_viewer: Any, tmp_path: Path) -> None:
-    from napari_hyperthumb._widget.stack import StackWidget
-
     viewer = make_napari_viewer()
     layers = [viewer.add_image(CELLS[c], name=f"c{c}", contrast_limits=(0, 700)) for c in range(2)]
-    widget = StackWidget(viewer)
-    viewer.window.add_dock_widget(widget)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-hyperthumb", "Encode stack")
     viewer.layers.selection = set(layers)
     assert [widget.axes_box.itemText(i) for i in range(widget.axes_box.count())] == ["ZYX", "TYX"]
     widget.rate_box.setValue(3)
-    opened: list[Any] = []
-    viewer.open = lambda path, plugin: opened.append((path, plugin))  # as in test_napari_widgets: no dialogs
     widget.encode(str(tmp_path / "both"))
-    until(lambda: opened)
-    path = str(tmp_path / "both.ht.tif")
-    assert opened == [(path, "napari-hyperthumb")]
-    for data, options, kind in _napari_large.read_stack(path):
-        assert kind == "image" and options["contrast_limits"] == (0.0, 700.0)
-        viewer.add_image(data, **options)
-    assert [layer.name for layer in viewer.layers] == ["c0", "c1", "c0 [1]", "c1 [1]"]
     until(lambda: "6 planes" in widget.status.line.text())
+    assert (tmp_path / "both.ht.tif").exists()
+    assert [layer.name for layer in viewer.layers] == ["c0", "c1", "c0 [1]", "c1 [1]"]
+    opened = viewer.layers[3]
+    assert opened.data.shape == (3, 40, 56) and tuple(opened.contrast_limits) == (0.0, 700.0)
+    assert np.allclose(opened.colormap.colors[-1], layers[1].colormap.colors[-1])
     viewer.layers.selection = set()
     assert not widget.save_button.isEnabled()
-    viewer.window.remove_dock_widget("all")
+    widget.detach()
