@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .errors import DependencyError, ThumbnailError
+from .errors import DependencyError, HyperThumbError, ThumbnailError
 from .files import STACK_SUFFIX, bare_name
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -146,6 +146,15 @@ def read_pyramid(path: str | Sequence[str]) -> list[LayerData]:
         raise ThumbnailError(
             f"{one}: the pyramid isn't finished: the hyperthumb pyramid command that began it goes on with it"
         )
+    try:
+        return _pyramid_layers(one, attributes)
+    except HyperThumbError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
+        raise ThumbnailError(f"{one}: the pyramid's metadata is damaged: {error!r}") from error
+
+
+def _pyramid_layers(one: str, attributes: dict[str, Any]) -> list[LayerData]:
     scales = attributes["ome"]["multiscales"][0]
     axes = [str(axis["name"]) for axis in scales["axes"]]
     about = attributes["hyperthumb"]["settings"]

@@ -41,6 +41,9 @@ def test_readers_take_their_own_files_only(tmp_path: Path) -> None:
     (tmp_path / "a.zarr" / "zarr.json").write_text('{"attributes": {"hyperthumb": {}}}')
     with pytest.raises(ThumbnailError, match="isn't finished"):
         _napari_large.read_pyramid(str(tmp_path / "a.zarr"))
+    (tmp_path / "a.zarr" / "zarr.json").write_text('{"attributes": {"hyperthumb": {}, "ome": {}}}')
+    with pytest.raises(ThumbnailError, match="damaged"):
+        _napari_large.read_pyramid(str(tmp_path / "a.zarr"))
 
 
 def test_a_stack_opens_as_a_lazy_layer_for_each_channel(models, tmp_path, monkeypatch) -> None:
