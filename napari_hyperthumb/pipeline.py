@@ -17,6 +17,7 @@ from .checkpoint import Model
 from .errors import ImageError
 from .jpeg import BLOCK, dct_8x8, dequantise, idct_8x8, rgb_to_ycbcr, steps, ycbcr_to_rgb
 from .model import LEVELS, as_gray
+from .paper import PaperModel
 from .pixels import Array, Format, from_levels, to_levels
 from .tiling import Span, Tile, tiles
 
@@ -289,6 +290,31 @@ def _kept(span: Span, start: int, stop: int) -> tuple[slice, slice]:
     """Where a span's samples go within start..stop, and which of them those are."""
     low, high = max(span.start, start), min(span.stop, stop)
     return slice(low - start, high - start), slice(low - span.low, high - span.low)
+
+
+def familiar_tables(
+    quantised: Tensor, tables: NDArray[np.int64], model: Model, device: torch.device
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """The same coefficients in steps that are no finer than those of level +1; they needn't be whole then.
+
+    The decoder takes the steps for how far the coefficients may be off. In a file that another program saved
+    they say little about that, and finer ones than the decoder has ever seen make a wreck of the image.
+    """
+    if isinstance(model.net, PaperModel):  # doesn't look at them
+        return quantised, tables
+    before = torch.from_numpy(tables).float()[None]
+    strips = torch.split(quantised, STRIP, 2)
+    sums = sum(dequantise(strip[None], before)[0].abs().double().sum((2, 3)) for strip in strips)
+    assert isinstance(sums, Tensor)
+    mean = (sums / (quantised.shape[2] * quantised.shape[3])).float()[None]  # (1, C, 64)
+    gray = len(quantised) == 1
+    net = model.net.to(device)
+    with torch.inference_mode():
+        statistics = net.predictor.pooled((three_planes(mean) if gray else mean).to(device))
+        finest = net.tables(statistics, torch.tensor([LEVELS[1]], device=device))
+        after = torch.maximum(before, (as_gray(finest) if gray else finest).cpu())
+    ratio = (steps(before, len(quantised)) / steps(after, len(quantised)))[0]
+    return quantised * ratio, after[0].numpy().astype(np.int64)
 
 
 def reconstruct(
