@@ -182,7 +182,8 @@ class PreparedImage:
         for index in range(rounds):
             first, last = ((1 + 3 * at) / (1 + 3 * rounds) for at in (index, index + 1))
             _, gradient = self.error_gradient(quantised, tables, part_of(report, first, last))
-            quantised = self.taken(self.offers(quantised, gradient, tables), level)
+            offers = self.offers(quantised, gradient, tables, level)
+            quantised = self.taken(offers, level, share=moves.DECAY**index)
         return self.write(quantised, tables, level)
 
     def error_gradient(
@@ -209,29 +210,33 @@ class PreparedImage:
             report((index + 1) / len(work))
         return total, out
 
-    def _with_thumbnail(self, quantised: Tensor, gradient: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient with that of the thumbnail's own error, and the curvature of the latter.
+    def with_thumbnail(
+        self, quantised: Tensor, gradient: Tensor, tables: NDArray[np.int64], level: float
+    ) -> tuple[Tensor, Tensor]:
+        """The gradient with that of the thumbnail's own error, and the curvature of both.
 
-        quantised, gradient: (C, 64, h, w); step: (C, 64, 1, 1).
+        quantised, whole numbers or not, gradient: (C, 64, h, w). The curvature is (C, 64, 1, 1).
         """
-        out, scale = torch.empty_like(gradient), self.net.config.scale
-        stiffness = torch.empty_like(step)
+        table = torch.from_numpy(tables).float()[None].to(self.device)
+        curvature = self.net.curvature(table, len(quantised))[0].to(quantised.device)
+        step = steps(table, len(quantised))[0].to(quantised.device)
+        price = self.net.thumbnail_price(torch.tensor(level))
+        out, stiffness = torch.empty_like(gradient), torch.zeros_like(step)
         for start in range(0, quantised.shape[2], STRIP):  # in strips: nothing else of the image's size
             rows = slice(start, start + STRIP)
             base = self._base[: len(quantised), start * BLOCK : (start + STRIP) * BLOCK]
             wanted = dct_8x8(torch.from_numpy(base)[None])[0].to(quantised.device)
-            slope, stiffness = moves.thumbnail_terms(quantised[:, :, rows], step, wanted, scale)
+            slope, stiffness = moves.thumbnail_terms(quantised[:, :, rows], step, wanted, price)
             out[:, :, rows] = gradient[:, :, rows] + slope
-        return out, stiffness
+        return out, curvature + stiffness
 
-    def offers(self, quantised: Tensor, gradient: Tensor, tables: NDArray[np.int64]) -> moves.Offers:
+    def offers(
+        self, quantised: Tensor, gradient: Tensor, tables: NDArray[np.int64], level: float
+    ) -> moves.Offers:
         """The moves that coefficients (C, 64, h, w) can make; gradient: as `error_gradient` gives it."""
         with torch.no_grad():
-            table = torch.from_numpy(tables).float()[None].to(self.device)
-            curvature = self.net.curvature(table, len(quantised)).to(quantised.device)
-            step = steps(table, len(quantised))[0].to(quantised.device)
-            both, stiffness = self._with_thumbnail(quantised, gradient, step)
-            return moves.Offers.at(quantised[None], both[None], curvature + stiffness)
+            both, curvature = self.with_thumbnail(quantised, gradient, tables, level)
+            return moves.Offers.at(quantised[None], both[None], curvature[None])
 
     def taken(self, offers: moves.Offers, level: float, *, weight: float = 1.0, share: float = 1.0) -> Tensor:
         """The coefficients (C, 64, h, w) after one round of these moves.
@@ -240,7 +245,7 @@ class PreparedImage:
         """
         at = torch.tensor([level])
         price = self.net.bit_price(at) * moves.CAUTION * weight
-        count = (moves.per_block(self.net.config.scale, at) * share).round().long().clamp_min(1)
+        count = moves.per_block(self.net.config.scale, at, share)
         with torch.no_grad():
             return offers.taken(price, count)[0]
 
