@@ -125,7 +125,7 @@ def read_stack(path: str | Sequence[str]) -> list[LayerData]:
     layers: list[LayerData] = []
     for number, limits in enumerate(stack.ranges):
         channel = stack.channels[number] if stack.channels else Channel()
-        part = data.take(number, axis=layout.axes.index("C"))
+        part = data[(slice(None),) * layout.axes.index("C") + (number,)]
         label = channel.name or f"{name} channel {number}"
         colour = channel.colour or _COLOURS[number % len(_COLOURS)]
         layers.append((part, _look(label, colour, limits, True), "image"))
@@ -179,7 +179,7 @@ def _pyramid_layers(one: str, attributes: dict[str, Any]) -> list[LayerData]:
     at = axes.index("c")
     return [
         (
-            [level.take(number, axis=at) for level in levels],
+            [level[(slice(None),) * at + (number,)] for level in levels],
             {**_channel_look(str(channel["label"]), channel, len(channels) > 1), **space},
             "image",
         )
