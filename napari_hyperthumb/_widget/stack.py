@@ -147,6 +147,8 @@ class StackWidget(Panel):
             self.axes_box.clear()
             self.axes_box.addItems(options)
         self.save_button.setEnabled(bool(options))
+        if self._runner.busy:  # the line tells how far it is
+            return
         names = ", ".join(layer.name for layer in layers)
         self.status.say(f"Selected: {names}" if options else "Select the image layers to encode")
 
@@ -190,5 +192,8 @@ class StackWidget(Panel):
     def _done(self, stack: Any, path: str) -> None:
         costs = "; ".join(str(cost) for cost in stack.costs or ())
         text = f"{len(stack.planes)} planes, {human_bytes(stack.nbytes)}, {stack.bpp:.3f} bpp; {costs}"
-        self.viewer.open(path, plugin="napari-hyperthumb")
+        try:
+            self.viewer.open(path, plugin="napari-hyperthumb")
+        except HyperThumbError as error:  # dask is missing, say; the file is there all the same
+            text += f". {notify(error)}"
         self.status.say(text)
