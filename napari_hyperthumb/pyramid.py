@@ -456,7 +456,8 @@ def _make(
         def tell(done: float, first: float = first, share: float = share, total: int = total) -> None:
             progress(first + share * done / total)
 
-        for outcome in (pool.run if pool else serial)(code_band, [(band,) for band in bands], tell):
+        run = pool.run if pool and len(bands) > 1 else serial
+        for outcome in run(code_band, [(band,) for band in bands], tell):
             if outcome.error is not None:
                 raise outcome.error
             coded.append(outcome.value)

@@ -51,6 +51,22 @@ def test_workers_write_the_same_files_and_list_the_same_failures(folder, tmp_pat
     assert "7 of 7 failed" in again.stderr and "exists already" in again.stderr
 
 
+def test_a_pyramid_by_several_workers_is_the_same(tmp_path, model_paths):
+    pytest.importorskip("zarr")
+    from napari_hyperthumb.pyramid import make_pyramid
+
+    Image.fromarray(make_photo(200, 300)).save(tmp_path / "a.png")
+    made = {}
+    for name, workers in (("one", None), ("two", Pool(2, "threads"))):
+        out = tmp_path / f"{name}.zarr"
+        result = make_pyramid(tmp_path / "a.png", out, chunk=64, model=str(model_paths[2]), pool=workers)
+        files = (path for path in out.rglob("*") if path.is_file())
+        made[name] = result.costs, {path.relative_to(out): path.read_bytes() for path in files}
+    (costs, files), (other_costs, other_files) = made["one"], made["two"]
+    assert files == other_files
+    assert other_costs[0].rms == pytest.approx(costs[0].rms)
+
+
 def test_settings_that_exclude_each_other_are_refused(folder):
     for words in (["--workers", "2", "--scheduler", "tcp://x:1"], ["--workers", "0"]):
         assert CliRunner().invoke(cli.app, ["encode", str(folder), *words]).exit_code == 2
