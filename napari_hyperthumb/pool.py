@@ -62,6 +62,13 @@ def _on_worker(function: Function, index: int, arguments: Sequence[Any], threads
     return attempt(function, index, arguments)
 
 
+def _threads(workers: int) -> int:
+    """Of torch, for each of so many workers: the cores shared out, or fewer where OMP_NUM_THREADS says so."""
+    share = max(1, (os.cpu_count() or 1) // workers)
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(limit)) if limit.isdecimal() and int(limit) else share
+
+
 @dataclass(frozen=True)
 class Pool:
     """Workers: `workers` of them on this machine, or those of a Dask scheduler.
@@ -91,7 +98,7 @@ class Pool:
             raise DependencyError(
                 "several workers need dask: pip install 'napari-hyperthumb[large]'"
             ) from error
-        threads = max(1, (os.cpu_count() or 1) // self.workers) if self.scheduler is None else 1
+        threads = 1 if self.scheduler else _threads(self.workers)
         once = delayed(_on_worker, pure=False)
         graph = [once(function, index, arguments, threads) for index, arguments in enumerate(pieces)]
         with ExitStack() as stack:

@@ -67,6 +67,14 @@ def test_a_pyramid_by_several_workers_is_the_same(tmp_path, model_paths):
     assert other_costs[0].rms == pytest.approx(costs[0].rms)
 
 
+def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [pool._threads(workers) for workers in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert [pool._threads(workers) for workers in (1, 2, 8)] == [2, 2, 1]
+
+
 def test_settings_that_exclude_each_other_are_refused(folder):
     for words in (["--workers", "2", "--scheduler", "tcp://x:1"], ["--workers", "0"]):
         assert CliRunner().invoke(cli.app, ["encode", str(folder), *words]).exit_code == 2
