@@ -171,7 +171,7 @@ class EncodeController:
             value_range=wanted.plane.value_range,
             alpha="drop" if wanted.plane.has_alpha else "refuse",
         )
-        return Opened(key, session, session.calibrate(report=report))
+        return Opened(key, session, session.calibrate(quick=True, report=report))
 
     def _done(self, result: Result) -> None:
         opened = result.opened
