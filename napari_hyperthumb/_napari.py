@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import HyperThumbError, ImageError, NotAThumbnailError, RateError
+from .errors import HyperThumbError, ImageError, ModelError, NotAThumbnailError, RateError
 from .files import THUMBNAIL_SUFFIX, bare_name, write_atomically
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -35,13 +35,14 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
 
 def read_one(path: str) -> list[LayerData]:
     """The layers of one file."""
-    from .codec import decode, info
+    from ._widget import preferences
+    from .codec import info
 
     data = _bytes_of(path)
     name = bare_name(Path(path))
     try:
         about = info(data)
-        image = decode(data)
+        image = decoded(data, weights=str(preferences.get("weights")))
     except NotAThumbnailError:
         import warnings
 
@@ -59,6 +60,27 @@ def read_one(path: str) -> list[LayerData]:
     small = thumbnail_layer(data, f"{name} thumbnail", about.scale)
     small[1]["visible"] = False
     return [small, image_layer(image, f"{name} reconstruction", about.format.range)]
+
+
+def decoded(data: bytes, *, weights: str, any_model: bool = False, **options: Any) -> Any:
+    """As `codec.decode`, where a file with weights is at hand: it is used for what was made with it.
+
+    weights: that file's path, or empty.
+    """
+    from .codec import decode
+
+    wanted: list[dict[str, Any]] = [{}]
+    if weights:  # a thumbnail without metadata doesn't say: take what was chosen
+        wanted.insert(0 if "scale" in options else 1, {"model": weights})
+    if any_model:
+        wanted.append({"any_model": True})
+    for number, choice in enumerate(wanted):
+        try:
+            return decode(data, **choice, **options)
+        except ModelError:
+            if number == len(wanted) - 1:
+                raise
+    raise AssertionError("one of them returns or raises")
 
 
 def _bytes_of(path: str) -> bytes:
@@ -146,11 +168,12 @@ def _encoded(data: Any, attributes: dict[str, Any]) -> bytes:
         "value_range": value_range,
         "alpha": "drop" if rgb and pixels.shape[-1] == 4 else "refuse",
         "device": str(preferences.get("device")),
+        "model": str(preferences.get("weights")) or None,
     }
     try:
         return encode(pixels, bpp=float(preferences.get("save_bpp")), **options).data
     except RateError:  # a tiny image: the file's headers alone take more than that
-        return encode(pixels, level=-1.0, scale=2, **options).data
+        return encode(pixels, level=-1.0, **options).data
 
 
 # ---- sample data -----------------------------------------------------------------------------

@@ -19,9 +19,10 @@ from PIL import Image as Pillow
 from qtpy.QtCore import QEvent, QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent, QMouseEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QFileDialog
 
 from napari_hyperthumb import HyperThumbWarning, ModelError, encode, load_model
+from napari_hyperthumb._widget import preferences
 from napari_hyperthumb.checkpoint import Model
 from napari_hyperthumb.session import Session
 
@@ -46,6 +47,15 @@ def open_widget(viewer: Any) -> Iterator[Callable[[str], Any]]:
     yield open_one
     for widget in opened:
         widget.detach()
+
+
+@pytest.fixture(autouse=True)
+def fresh_preferences(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the plugin remembers, for one test."""
+    kept: dict[str, Any] = {"device": "auto", "save_bpp": 0.5, "weights": ""}
+    monkeypatch.setattr(preferences, "get", kept.__getitem__)
+    monkeypatch.setattr(preferences, "set_", kept.__setitem__)
+    return kept
 
 
 @pytest.fixture
@@ -194,7 +204,7 @@ def slow(report: Any, started: list[float]) -> None:
 @pytest.fixture
 def slow_session(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     started: list[float] = []
-    monkeypatch.setattr(Session, "calibrate", lambda self, scales=None, report=None: slow(report, started))
+    monkeypatch.setattr(Session, "calibrate", lambda self, *, quick, report: slow(report, started))
     return started
 
 
@@ -323,15 +333,19 @@ def test_a_volume_on_screen_is_told(viewer: Any, open_widget: Any, told: _Told) 
     assert "2D" in told.text()
 
 
-def test_the_device_is_remembered(viewer: Any, open_widget: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_hyperthumb._widget import preferences
-
-    kept = {"device": "auto"}
-    monkeypatch.setattr(preferences, "get", kept.__getitem__)
-    monkeypatch.setattr(preferences, "set_", kept.__setitem__)
+def test_the_device_is_remembered(viewer: Any, open_widget: Any, fresh_preferences: dict[str, Any]) -> None:
     open_widget("Encode").device_box.setCurrentIndex(1)
-    assert kept["device"] == "cpu"
+    assert fresh_preferences["device"] == "cpu"
     assert open_widget("Encode").device_box.currentData() == "cpu"
+
+
+def test_a_device_that_is_not_there_is_told(viewer: Any, open_widget: Any, told: _Told) -> None:
+    viewer.add_image(small_photo(), rgb=True)
+    widget = open_widget("Encode")
+    widget.device_box.setCurrentIndex(2)
+    widget.encode_button.click()
+    until(told.text)
+    assert "cuda" in told.text()
 
 
 def test_the_error_can_be_signed_and_plots_follow_the_theme(viewer: Any, open_widget: Any) -> None:
@@ -473,6 +487,64 @@ def test_other_weights_need_a_tick(
     widget.any_box.setChecked(True)
     widget.decode_button.click()
     until(lambda: len(viewer.layers) == 2)
+
+
+def test_weights_of_ones_own_are_chosen_kept_and_found_again(
+    viewer: Any,
+    open_widget: Any,
+    other_weights: Path,
+    tmp_path: Path,
+    told: _Told,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    viewer.add_image(small_photo(), rgb=True, name="photo")
+    encoder = open_widget("Encode")
+    answers = iter(["", str(other_weights)])
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (next(answers), ""))
+    box = encoder.weights_box
+    box.activated.emit(box.count() - 1)  # and the dialog is left without a choice
+    assert box.currentText() == "bundled"
+    box.activated.emit(box.count() - 1)
+    assert box.currentText() == other_weights.name
+    assert not encoder.scale_box.isEnabled()
+    encoder.slider.box.setValue(0.7)
+    until(lambda: whole(encoder))
+    thumbnail = encoder._shown.step.thumbnail
+    assert thumbnail.model.startswith("other-x2")
+    path = tmp_path / "own.ht.jpg"
+    encoder.save(str(path))
+    back = encoder._shown.step.image
+
+    viewer.layers.clear()
+    viewer.open(path, plugin="napari-hyperthumb")  # the reader knows them
+    np.testing.assert_array_equal(viewer.layers["own reconstruction"].data, back)
+    viewer.layers.remove("own reconstruction")
+    decoder = open_widget("Decode")
+    until(lambda: decoder._described is not None)
+    decoder.decode_button.click()
+    until(lambda: "own reconstruction" in names(viewer))
+    np.testing.assert_array_equal(viewer.layers["own reconstruction"].data, back)
+    assert told.text() == ""
+
+    box.activated.emit(0)
+    assert encoder.scale_box.isEnabled()
+    viewer.layers.remove("own reconstruction")
+    decoder.decode_button.click()  # nobody has them any more
+    until(told.text)
+    assert "choose their file" in told.text()
+    decoder.weights_box.choose(str(other_weights))
+    decoder.decode_button.click()
+    until(lambda: "own reconstruction" in names(viewer))
+
+
+def test_weights_that_are_gone_are_told(
+    viewer: Any, open_widget: Any, tmp_path: Path, told: _Told, fresh_preferences: dict[str, Any]
+) -> None:
+    fresh_preferences["weights"] = str(tmp_path / "gone.safetensors")
+    viewer.add_image(small_photo(), rgb=True, name="photo")
+    open_widget("Encode").encode_button.click()
+    until(told.text)
+    assert "gone.safetensors" in told.text()
 
 
 # ---- compare ---------------------------------------------------------------------------------

@@ -155,6 +155,19 @@ def test_calibration_covers_every_scale(photo: np.ndarray, models: dict[int, Mod
         assert [p.bpp for p in curve.points] == sorted(p.bpp for p in curve.points)
 
 
+def test_a_quick_calibration_passes_through_the_files(photo: np.ndarray) -> None:
+    session = Session(photo, device="cpu")  # the bundled weights: tiny ones gain nothing by moves
+    files, quick = session.calibrate([4]), session.calibrate([4], quick=True)
+    middle = len(files[4].points) // 2
+    assert quick[4].points[middle].psnr == pytest.approx(files[4].points[middle].psnr)
+    assert quick[4].points[middle].nbytes == files[4].points[middle].nbytes
+    for file, look in zip(files[4].points, quick[4].points, strict=True):
+        assert look.bpp == pytest.approx(file.bpp, rel=0.03)
+        assert look.psnr == pytest.approx(file.psnr, abs=0.2)
+    level = files[4].points[0].quality
+    assert session.step(level, 4, quick=True).psnr < files[4].points[0].psnr - 0.05
+
+
 def test_large_images_are_measured_on_patches(models: dict[int, Model]) -> None:
     image = np.zeros((2000, 3000), np.uint8)
     image[::2] = 255

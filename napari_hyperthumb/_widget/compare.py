@@ -96,13 +96,10 @@ class CompareWidget(Panel):
         for number, name in enumerate(MODES):
             button = QPushButton(name)
             button.setCheckable(True)
+            button.setToolTip(MODES[name])
             self.mode_buttons.addButton(button, number)
             modes.addWidget(button)
         self.mode_buttons.button(0).setChecked(True)
-        self.mode_buttons.button(1).setToolTip("All side by side; moving one moves them all")
-        self.mode_buttons.button(2).setToolTip(
-            "A left of a line that you drag across the canvas, B right of it"
-        )
         self.swipe_slider = QSlider(Qt.Orientation.Horizontal)
         self.swipe_slider.setRange(0, 1000)
         self.swipe_slider.setToolTip("Where the line is; or drag it on the canvas")
@@ -222,10 +219,13 @@ class CompareWidget(Panel):
             return
         data = self._existing() if self.same_box.isChecked() else None
         names = [name for name, box in self.codec_boxes.items() if box.isChecked()]
-        bpp, device = self.rate_box.value(), str(preferences.get("device"))
+        bpp = self.rate_box.value()
+        device, weights = (str(preferences.get(name)) for name in ("device", "weights"))
 
         def work(report: Report) -> Comparison:
-            return compare_at(plane, data=data, bpp=bpp, names=names, device=device, report=report)
+            return compare_at(
+                plane, data=data, bpp=bpp, names=names, device=device, weights=weights, report=report
+            )
 
         self.status.busy("Coding with every codec")
         self._runner.submit(work, self._show, self._failed, self.status.progress)
