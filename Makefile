@@ -10,6 +10,9 @@ APT = chromium imagemagick xvfb xauth libegl1 libxkbcommon-x11-0 libxcb-cursor0 
   libxcb-shape0 libdbus-1-3 libglib2.0-0 libfontconfig1
 # Where there is none, the tests of the widgets take the real screen, or are skipped.
 SCREEN = $(if $(shell command -v xvfb-run),xvfb-run -a -s "-screen 0 1600x1000x24")
+# Two at a time, each with one thread: the files of tests, and the notebooks, which run from top to bottom.
+WORKERS = -n 2 --dist loadfile
+NOTEBOOKS = --nbmake --nbmake-timeout=600 notebooks
 KODAK ?= ../shared/data/kodak
 
 .PHONY: demo test test-napari test-notebooks test-reference notebooks lint benchmark system clean
@@ -22,7 +25,7 @@ test: system $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(SCREEN) $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(SCREEN) $(BIN)/python -m pytest $(WORKERS) $(NOTEBOOKS) tests
 
 # Of the tests only those of the napari plugin, in a real viewer.
 test-napari: system $(VENV)/.test
@@ -33,9 +36,9 @@ test-napari: system $(VENV)/.test
 test-reference: system $(REFERENCE)/.built
 	$(SCREEN) $(REFERENCE)/bin/python -m pytest
 
-# Every notebook from top to bottom. The explorer in a browser is among the other tests.
+# Of the tests only the notebooks, each from top to bottom.
 test-notebooks: $(VENV)/.test
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) $(NOTEBOOKS)
 
 # The same, and keep their figures: after new weights, or changes to the notebooks.
 notebooks: $(VENV)/.test

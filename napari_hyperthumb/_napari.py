@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from .files import THUMBNAIL_SUFFIX, bare_name, write_atomically
 
 LayerData = tuple[Any, dict[str, Any], str]
 KEY = "hyperthumb"
+LARGE = 2**22
+"""Pixels from which reading and saving show their progress."""
 
 
 # ---- reading ---------------------------------------------------------------------------------
@@ -42,7 +46,8 @@ def read_one(path: str) -> list[LayerData]:
     name = bare_name(Path(path))
     try:
         about = info(data)
-        image = decoded(data, weights=str(preferences.get("weights")))
+        with progress_in_napari(f"Reconstructing {name}", about.shape) as report:
+            image = decoded(data, weights=str(preferences.get("weights")), progress=report)
     except NotAThumbnailError:
         import warnings
 
@@ -81,6 +86,21 @@ def decoded(data: bytes, *, weights: str, any_model: bool = False, **options: An
             if number == len(wanted) - 1:
                 raise
     raise AssertionError("one of them returns or raises")
+
+
+@contextmanager
+def progress_in_napari(what: str, shape: tuple[int, ...]) -> Iterator[Callable[[float], None]]:
+    """A report for long work that napari itself calls, on its main thread.
+
+    It moves a bar in the activity dock, and the window answers at each move. Small images and a
+    program without a viewer get none.
+    """
+    napari = sys.modules.get("napari")
+    if napari is None or shape[0] * shape[1] < LARGE or napari.current_viewer() is None:
+        yield lambda fraction: None
+        return
+    with napari.utils.progress(total=100, desc=what) as bar:
+        yield lambda fraction: bar.update(max(0, round(100 * fraction) - bar.n))
 
 
 def _bytes_of(path: str) -> bytes:
@@ -144,7 +164,8 @@ def _encoded(data: Any, attributes: dict[str, Any]) -> bytes:
     import numpy as np
 
     from ._widget import preferences
-    from .codec import encode
+    from .session import Session
+    from .targets import Target, parse_target
 
     multiscale = attributes.get("multiscale", False) or (
         isinstance(data, (list, tuple)) and len(data) > 0 and hasattr(data[0], "shape")
@@ -164,16 +185,20 @@ def _encoded(data: Any, attributes: dict[str, Any]) -> bytes:
         value_range = (float(low), float(high))
     elif rgb and pixels.dtype.kind == "f":
         value_range = (0.0, 1.0)
-    options: dict[str, Any] = {
-        "value_range": value_range,
-        "alpha": "drop" if rgb and pixels.shape[-1] == 4 else "refuse",
-        "device": str(preferences.get("device")),
-        "model": str(preferences.get("weights")) or None,
-    }
-    try:
-        return encode(pixels, bpp=float(preferences.get("save_bpp")), **options).data
-    except RateError:  # a tiny image: the file's headers alone take more than that
-        return encode(pixels, level=-1.0, **options).data
+    session = Session(
+        pixels,
+        device=str(preferences.get("device")),
+        models=preferences.models(str(preferences.get("weights"))),
+        value_range=value_range,
+        alpha="drop" if rgb and pixels.shape[-1] == 4 else "refuse",
+    )
+    wanted = parse_target(session.shape, float(preferences.get("save_bpp")), None, None, None)
+    with progress_in_napari("Coding a thumbnail", session.shape) as report:
+        try:
+            step = session.encode(wanted, with_ssim=False, report=report)
+        except RateError:  # a tiny image: the file's headers alone take more than that
+            step = session.encode(Target("level", -1.0), with_ssim=False)
+    return step.thumbnail.data
 
 
 # ---- sample data -----------------------------------------------------------------------------

@@ -401,7 +401,8 @@ class Session:
         """Scale to how level, bpp and PSNR go together for this image: its sample's files, decoded.
 
         quick: only the one at the middle level is a file; the other points are quick looks, moved by what
-        a file gains there. Within about 1% of the bytes and 0.1 dB, in half the time or less.
+        a file gains there: mostly within 1% of the bytes and 0.1 dB, at worst 3% and 0.3 dB, in a third of
+        the time.
         """
         scales = self.scales if scales is None else scales
         curves: dict[int, RateCurve] = {}

@@ -16,12 +16,12 @@ pytest.importorskip("qtpy.QtWidgets")
 from napari.utils.notifications import notification_manager
 from napari_fixtures import needs_screen, small_photo, until
 from PIL import Image as Pillow
-from qtpy.QtCore import QEvent, QMimeData, QPointF, Qt, QUrl
+from qtpy.QtCore import QEvent, QMimeData, QPointF, Qt, QTimer, QUrl
 from qtpy.QtGui import QDropEvent, QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QFileDialog
 
-from napari_hyperthumb import HyperThumbWarning, ModelError, encode, load_model
+from napari_hyperthumb import HyperThumbWarning, ModelError, _napari, encode, load_model
 from napari_hyperthumb._widget import preferences
 from napari_hyperthumb.checkpoint import Model
 from napari_hyperthumb.session import Session
@@ -600,6 +600,14 @@ def test_the_grid_shows_all_and_one_shows_one(viewer: Any, compared: Any) -> Non
     assert [layer.visible for layer in viewer.layers] == [True, False, False, False]
 
 
+def test_the_grid_fills_the_canvas() -> None:
+    from napari_hyperthumb._widget.compare import grid_shape
+
+    assert grid_shape(5, (900, 640), (400, 600)) == (3, 2)
+    assert grid_shape(5, (600, 1800), (400, 400)) == (1, 5)
+    assert grid_shape(4, (600, 600), (100, 100)) == (2, 2)
+
+
 def test_blinking_changes_between_the_two(viewer: Any, compared: Any) -> None:
     compared.b_box.setCurrentIndex(2)
     for visible in ("photo JPEG", "photo"):
@@ -813,6 +821,24 @@ def test_an_ordinary_jpeg_is_dropped_as_ever(
     assert asked == []
     assert names(viewer) == ["photo"]
     assert viewer.layers[0].source.reader_plugin == "napari"
+
+
+def test_napari_answers_while_a_large_file_is_read_and_saved(
+    viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_napari, "LARGE", 64 * 96)
+    layer = viewer.add_image(small_photo(), rgb=True, name="photo")
+    seen: list[float] = []
+    ticks = QTimer()
+    ticks.timeout.connect(lambda: seen.append(0))
+    ticks.start(0)
+    path = str(tmp_path / "photo.ht.jpg")
+    layer.save(path, plugin="napari-hyperthumb")
+    assert seen
+    seen.clear()
+    viewer.open(path, plugin="napari-hyperthumb")
+    assert seen
+    assert len(viewer.layers) == 3
 
 
 def test_a_file_without_metadata_opens_as_its_thumbnail(viewer: Any, tmp_path: Path) -> None:

@@ -268,17 +268,17 @@ class Explorer:
             if moved:
                 self._reach()
             self.curves.curves = _curve_lines(update)
-        finite = math.isfinite(step.psnr)
-        self.curves.point = [step.thumbnail.bpp, step.psnr] if finite else []
-        gray = step.format.gray
-        self.tables.tables = step.thumbnail.tables.tolist()[: 1 if gray else 2]
         if moved:
             self.swipe.left = png(as_eight_bit(step.original, step.format))
             if self.crop is not None:
                 self.crop.region = [list(span) for span in explored.region]
         same = before is not None and before.step is step and before.right is update.right
         if not same or (before is not None and before.wanted.right != update.wanted.right):
-            self._show_right(update)
+            self._show_right(update)  # the picture first: what is waited for
+        finite = math.isfinite(step.psnr)
+        self.curves.point = [step.thumbnail.bpp, step.psnr] if finite else []
+        gray = step.format.gray
+        self.tables.tables = step.thumbnail.tables.tolist()[: 1 if gray else 2]
         self.numbers.value = numbers_html(update)
         self._say(update.busy)
 

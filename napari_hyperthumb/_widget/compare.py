@@ -311,10 +311,14 @@ class CompareWidget(Panel):
 
     def _set_grid(self, enabled: bool, saw_all: bool) -> None:
         """Switch the grid; somebody who saw the whole image sees all of it afterwards too."""
-        grid = getattr(self.viewer, "canvas", self.viewer).grid
+        canvas = getattr(self.viewer, "canvas", self.viewer)  # napari 0.9 moved the grid there
+        grid = canvas.grid
         if grid.enabled == enabled:
             return
         grid.stride = 1
+        grid.shape = (-1, -1)
+        if enabled and self._comparison is not None and hasattr(canvas, "size"):
+            grid.shape = grid_shape(len(self._comparison.images), canvas.size, self._comparison.plane.shape)
         grid.enabled = enabled
         if saw_all:
             self.viewer.reset_view()
@@ -456,6 +460,17 @@ class CompareWidget(Panel):
 
         self.status.busy("Drawing the figure")
         self._runner.submit(work, lambda done: self.status.say(f"Wrote {done}"), self._failed)
+
+
+def grid_shape(count: int, canvas: tuple[int, int], image: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns that show `count` images as large as the canvas allows; sizes are height, width."""
+
+    def zoom(columns: int) -> float:
+        rows = -(-count // columns)
+        return min(canvas[0] / rows / image[0], canvas[1] / columns / image[1])
+
+    columns = max(range(1, count + 1), key=zoom)
+    return -(-count // columns), columns
 
 
 def _table() -> QTableWidget:
