@@ -1,5 +1,5 @@
-# make demo | test | test-napari | test-notebooks | test-reference | notebooks | lint | benchmark. Each sets up
-# what it needs; nothing is installed outside of .venv but the Debian packages of `system` (as root, or with sudo).
+# make demo | test | test-napari | test-notebooks | test-reference | notebooks | screenshots | lint | benchmark. Each
+# sets up what it needs; nothing is installed outside of .venv but the Debian packages of `system` (as root, or with sudo).
 PYTHON ?= python3
 VENV ?= .venv
 REFERENCE ?= .venv-reference
@@ -15,7 +15,7 @@ WORKERS = -n 2 --dist loadfile
 NOTEBOOKS = --nbmake --nbmake-timeout=600 notebooks
 KODAK ?= ../shared/data/kodak
 
-.PHONY: demo test test-napari test-notebooks test-reference notebooks lint benchmark system clean
+.PHONY: demo test test-napari test-notebooks test-reference notebooks screenshots lint benchmark system clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -43,6 +43,11 @@ test-notebooks: $(VENV)/.test
 # The same, and keep their figures: after new weights, or changes to the notebooks.
 notebooks: $(VENV)/.test
 	$(BIN)/python scripts/notebooks.py
+
+# The pictures in docs/images: the napari widgets in both themes, the explorer in JupyterLab.
+screenshots: system $(VENV)/.test
+	$(SCREEN) $(BIN)/python scripts/screenshots.py
+	HYPERTHUMB_SCREENSHOT=docs/images/explorer.png $(BIN)/python -m pytest -q tests/test_notebook_browser.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --fix .
