@@ -9,7 +9,6 @@ from napari.layers import Image
 from napari.viewer import Viewer
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QButtonGroup,
     QCheckBox,
     QComboBox,
@@ -18,12 +17,9 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QGridLayout,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QPushButton,
     QSlider,
-    QTableWidget,
-    QTableWidgetItem,
     QVBoxLayout,
     QWidget,
 )
@@ -31,13 +27,14 @@ from superqt.utils import qthrottled
 
 from ..compare import available_codecs
 from ..errors import HyperThumbError
-from ..texts import decibels, human_bytes
+from ..texts import human_bytes
 from . import preferences
 from .comparison import ORIGINAL, Comparison, Score, compare_at, draw_figure
 from .controls import LayerBox, not_ours, notify, scrolling
 from .jobs import Report
 from .layers import KEY, display_limits, find, label, show, show_error
 from .panel import Panel
+from .scores import ScoreTable
 from .sources import Region, plane_of, visible_region
 from .swipe import Swipe, camera_of
 
@@ -46,7 +43,6 @@ MODES = {
     "Grid": "All side by side; moving one moves them all",
     "Swipe": "A on the left of a line that you drag across the canvas, B on its right",
 }
-COLUMNS = ("", "Bytes", "PSNR\n(dB)", "SSIM", "PSNR\non screen", "SSIM\non screen")
 BLINK_KEY = "k"
 THROTTLE_MS = 250
 
@@ -87,7 +83,7 @@ class CompareWidget(Panel):
         buttons = QHBoxLayout()
         buttons.addWidget(self.compare_button)
         buttons.addWidget(self.status.cancel_button)
-        self.table = _table()
+        self.table = ScoreTable()
 
         self.a_box, self.b_box = QComboBox(), QComboBox()
         self.a_box.setToolTip("The left side of the swipe, the first of the blink")
@@ -185,7 +181,7 @@ class CompareWidget(Panel):
         self._stop_looking()
         self._scorer.cancel()
         self._comparison, self._scores = None, {}
-        self.table.setRowCount(0)
+        self.table.fill([], {})
         self.look.setEnabled(False)
         self.status.say("")
 
@@ -404,29 +400,7 @@ class CompareWidget(Panel):
 
     def _fill_table(self) -> None:
         assert self._comparison is not None
-        rows = self._comparison.rows
-        self.table.setRowCount(len(rows))
-        for number, row in enumerate(rows):
-            here = self._scores.get(row.name)
-            texts = (
-                row.name,
-                f"{row.nbytes:,}" + (" (larger)" if row.exceeds else ""),
-                decibels(row.psnr).removesuffix(" dB"),
-                "–" if row.ssim is None else f"{row.ssim:.3f}",
-                "–" if here is None else decibels(here.psnr).removesuffix(" dB"),
-                "–" if here is None or here.ssim is None else f"{here.ssim:.3f}",
-            )
-            for column, text in enumerate(texts):
-                item = QTableWidgetItem(text)
-                if column:
-                    item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-                self.table.setItem(number, column, item)
-        height = self.table.horizontalHeader().sizeHint().height() + sum(
-            self.table.rowHeight(number) for number in range(len(rows))
-        )
-        self.table.setFixedHeight(height + 6)
-        header = self.table.horizontalHeader()
-        self.table.setMinimumWidth(header.length() + 8)
+        self.table.fill(self._comparison.rows, self._scores)
 
     # ---- exporting ---------------------------------------------------------------------------
 
@@ -471,19 +445,3 @@ def grid_shape(count: int, canvas: tuple[int, int], image: tuple[int, int]) -> t
 
     columns = max(range(1, count + 1), key=zoom)
     return -(-count // columns), columns
-
-
-def _table() -> QTableWidget:
-    table = QTableWidget(0, len(COLUMNS))
-    table.setHorizontalHeaderLabels(COLUMNS)
-    table.verticalHeader().hide()
-    table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-    table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
-    table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-    header = table.horizontalHeader()
-    header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-    table.setWordWrap(False)
-    table.setFixedHeight(header.sizeHint().height() + 4)
-    table.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    return table
