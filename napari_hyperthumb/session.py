@@ -32,7 +32,7 @@ from .pixels import Array, Format, ValueRange, check_image, from_levels, to_leve
 from .targets import Target, best_of, improve, meet_target
 
 CALIBRATION_LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
-SAMPLE_PIXELS = 2**20
+SAMPLE_PIXELS = 2**19
 """Curves of larger images are measured on patches of this many pixels in all."""
 PATCHES = 3
 """Such a sample has as many patches a side."""
