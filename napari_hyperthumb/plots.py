@@ -90,7 +90,9 @@ def draw_curves(
     axes.set_ylabel("PSNR (dB)", color=palette.ink, fontsize=palette.label)
     axes.legend(
         fontsize=palette.small - 0.5,
-        frameon=False,
+        facecolor=palette.paper,
+        edgecolor="none",
+        framealpha=0.85,
         labelcolor=palette.ink,
         loc="lower right",
         handlelength=1.4,

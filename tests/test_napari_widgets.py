@@ -547,6 +547,34 @@ def test_weights_that_are_gone_are_told(
     assert "gone.safetensors" in told.text()
 
 
+@pytest.mark.parametrize(("dock", "work"), [("Decode", "decode.decoded"), ("Compare", "compare.compare_at")])
+def test_a_layer_removed_while_a_worker_runs_leaves_nothing(
+    viewer: Any,
+    open_widget: Any,
+    thumbnail_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dock: str,
+    work: str,
+    told: _Told,
+) -> None:
+    started: list[float] = []
+
+    def slow_work(*_: object, **options: Any) -> None:
+        slow(options.get("report") or options["progress"], started)
+
+    monkeypatch.setattr(f"napari_hyperthumb._widget.{work}", slow_work)
+    viewer.open(thumbnail_file, plugin="napari")
+    widget = open_widget(dock)
+    idle(widget)
+    (widget.decode_button if dock == "Decode" else widget.compare_button).click()
+    until(lambda: started)
+    viewer.layers.clear()
+    until(lambda: not widget._runner.busy, 10)
+    assert names(viewer) == []
+    assert told.text() == ""
+    assert "Open" in widget.status.line.text()
+
+
 # ---- compare ---------------------------------------------------------------------------------
 
 
