@@ -274,6 +274,8 @@ class Explorer:
             self.swipe.left = png(as_eight_bit(step.original, step.format))
             if self.crop is not None:
                 self.crop.region = [list(span) for span in explored.region]
+        # Numbers before the picture: whoever sees a new picture must not read the numbers of the old one.
+        self.numbers.value = numbers_html(update)
         same = before is not None and before.step is step and before.right is update.right
         if not same or (before is not None and before.wanted.right != update.wanted.right):
             self._show_right(update)  # the picture first: what is waited for
@@ -281,7 +283,6 @@ class Explorer:
         self.curves.point = [step.thumbnail.bpp, step.psnr] if finite else []
         gray = step.format.gray
         self.tables.tables = step.thumbnail.tables.tolist()[: 1 if gray else 2]
-        self.numbers.value = numbers_html(update)
         self._say(update.busy)
 
     def _show_right(self, update: Update) -> None:
