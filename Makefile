@@ -1,5 +1,5 @@
-# make demo | test | test-napari | test-notebooks | test-reference | notebooks | lint | benchmark. Each sets up
-# what it needs; nothing is installed outside of .venv but the Debian packages of `system` (as root, or with sudo).
+# make demo | test | test-napari | test-notebooks | test-reference | notebooks | screenshots | lint | benchmark. Each
+# sets up what it needs; nothing is installed outside of .venv but the Debian packages of `system` (as root, or with sudo).
 PYTHON ?= python3
 VENV ?= .venv
 REFERENCE ?= .venv-reference
@@ -10,9 +10,12 @@ APT = chromium imagemagick xvfb xauth libegl1 libxkbcommon-x11-0 libxcb-cursor0 
   libxcb-shape0 libdbus-1-3 libglib2.0-0 libfontconfig1
 # Where there is none, the tests of the widgets take the real screen, or are skipped.
 SCREEN = $(if $(shell command -v xvfb-run),xvfb-run -a -s "-screen 0 1600x1000x24")
+# Two at a time, each with one thread: the files of tests, and the notebooks, which run from top to bottom.
+WORKERS = -n 2 --dist loadfile
+NOTEBOOKS = --nbmake --nbmake-timeout=600 notebooks
 KODAK ?= ../shared/data/kodak
 
-.PHONY: demo test test-napari test-notebooks test-reference notebooks lint benchmark system clean
+.PHONY: demo test test-napari test-notebooks test-reference notebooks screenshots lint benchmark system clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -22,7 +25,7 @@ test: system $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(SCREEN) $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(SCREEN) $(BIN)/python -m pytest $(WORKERS) $(NOTEBOOKS) tests
 
 # Of the tests only those of the napari plugin, in a real viewer.
 test-napari: system $(VENV)/.test
@@ -33,13 +36,18 @@ test-napari: system $(VENV)/.test
 test-reference: system $(REFERENCE)/.built
 	$(SCREEN) $(REFERENCE)/bin/python -m pytest
 
-# Every notebook from top to bottom. The explorer in a browser is among the other tests.
+# Of the tests only the notebooks, each from top to bottom.
 test-notebooks: $(VENV)/.test
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) $(NOTEBOOKS)
 
 # The same, and keep their figures: after new weights, or changes to the notebooks.
 notebooks: $(VENV)/.test
 	$(BIN)/python scripts/notebooks.py
+
+# The pictures in docs/images: the napari widgets in both themes, the explorer in JupyterLab.
+screenshots: system $(VENV)/.test
+	$(SCREEN) $(BIN)/python scripts/screenshots.py
+	HYPERTHUMB_SCREENSHOT=docs/images/explorer.png $(BIN)/python -m pytest -q tests/test_notebook_browser.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --fix .

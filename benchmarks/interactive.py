@@ -4,7 +4,7 @@
 
 Prints medians of: the step as a whole (slider moved to layers updated and painted), and its parts; the
 longest times the window didn't answer while a 6K image (6144x3456) is coded; and what the plugin adds
-to napari's start. `parts` needs no screen.
+to napari's start. `parts` needs no screen. --weights FILE measures other weights than the bundled ones.
 """
 
 from __future__ import annotations
@@ -46,27 +46,29 @@ def timed(work: Callable[[], object], pause: float = 0) -> str:
     return f"{median(wall):6.0f} ms (fastest {min(wall):.0f}, CPU {median(cpu):.0f})"
 
 
-def parts(scale: int) -> None:
+def parts(scale: int, weights: str) -> None:
     """What a step consists of, without a window."""
+    from napari_hyperthumb._widget.preferences import models
     from napari_hyperthumb.bitstream import read_jpeg
     from napari_hyperthumb.pipeline import reconstruct
     from napari_hyperthumb.session import Session
 
-    session = Session(picture(SIDE, SIDE))
+    session = Session(picture(SIDE, SIDE), models=models(weights))
     started = time.perf_counter()
     prepared = session.prepare(scale)
     print(f"scale {scale}: preparing the region, once   {1000 * (time.perf_counter() - started):7.0f} ms")
     levels = iter(np.resize(np.linspace(-1, 1, 7), 10_000))
-    coding = prepared.code(0.0)
+    coding = prepared.code(0.0, rounds=0)
     contents = read_jpeg(coding.data)
     arguments = (contents.quantised, contents.tables, prepared.shape, session.format, prepared.model)
     rows = {
         "tables": lambda: prepared.tables(next(levels)),
         "thumbnail's planes": lambda: prepared.lr_planes(next(levels)),
-        "planes, quantised and written": lambda: prepared.code(next(levels)),
+        "planes, quantised and written": lambda: prepared.code(next(levels), rounds=0),
         "file read": lambda: read_jpeg(coding.data),
         "reconstruction": lambda: reconstruct(*arguments, session.device),
-        "step in all, with PSNR": lambda: session.step(next(levels), scale),
+        "quick step in all, with PSNR": lambda: session.step(next(levels), scale, quick=True),
+        "the same as a file, with moves": lambda: session.step(next(levels), scale),
     }
     for name, work in rows.items():
         print(f"scale {scale}: {name:32s} {timed(work)}")
@@ -115,12 +117,13 @@ class Window:
         self.viewer.close()
 
 
-def slide() -> None:
+def slide(weights: str) -> None:
     """A slider step in a viewer."""
     window = Window()
     window.open(SIDE, SIDE)
-    for scale in (2, 4):
-        window.widget.scale_box.setCurrentIndex({2: 1, 4: 2}[scale])
+    window.widget.weights_box.choose(weights)
+    for scale in scales(weights):
+        window.widget.scale_box.setCurrentIndex(0 if weights else {2: 1, 4: 2}[scale])
         window.slider.setSliderDown(True)
         first = window.step(340)
         window.until(window.idle)
@@ -133,10 +136,11 @@ def slide() -> None:
     window.close()
 
 
-def large() -> None:
+def large(weights: str) -> None:
     """Whether a window answers while a 6K image is coded."""
     window = Window()
     window.open(3456, 6144)
+    window.widget.weights_box.choose(weights)
     window.slider.setSliderDown(True)
     first = window.step(300)
     gaps = Gaps()
@@ -181,7 +185,7 @@ class Gaps:
         return "the window's longest pauses: " + ", ".join(f"{1000 * x:.0f} ms" for x in longest)
 
 
-def startup() -> None:
+def startup(weights: str) -> None:
     """What our plugin adds to napari's start, and that it brings no torch."""
     code = (
         "import sys, time; t = time.perf_counter(); import npe2;"
@@ -201,10 +205,17 @@ def startup() -> None:
         print(f"{title:20s} plugins found {found:5.0f} ms, window {window:5.0f} ms, torch: {runs[0][2]}")
 
 
-def every_part() -> None:
-    """Both scales' parts."""
-    for scale in (2, 4):
-        parts(scale)
+def scales(weights: str) -> tuple[int, ...]:
+    """Those of a file with weights, or of the bundled ones."""
+    from napari_hyperthumb._widget.preferences import models
+
+    return tuple(models(weights) or (2, 4))
+
+
+def every_part(weights: str) -> None:
+    """Each scale's parts."""
+    for scale in scales(weights):
+        parts(scale, weights)
 
 
 def main() -> None:
@@ -212,6 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="*", help=f"only some of: {', '.join(wanted)}")
     parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--weights", default="", help="a .safetensors file (default: the bundled ones)")
     arguments = parser.parse_args()
     if arguments.threads:
         import torch
@@ -221,7 +233,7 @@ def main() -> None:
         os.environ["NAPARI_CONFIG"] = f"{folder}/settings.yaml"  # not those of whoever runs this
         for name, measure in wanted.items():
             if name in (arguments.what or wanted):
-                measure()
+                measure(arguments.weights)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import HyperThumbError, ImageError, NotAThumbnailError, RateError
+from .errors import HyperThumbError, ImageError, ModelError, NotAThumbnailError, RateError
 from .files import THUMBNAIL_SUFFIX, bare_name, write_atomically
 
 LayerData = tuple[Any, dict[str, Any], str]
 KEY = "hyperthumb"
+LARGE = 2**22
+"""Pixels from which reading and saving show their progress."""
 
 
 # ---- reading ---------------------------------------------------------------------------------
@@ -35,13 +39,15 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
 
 def read_one(path: str) -> list[LayerData]:
     """The layers of one file."""
-    from .codec import decode, info
+    from ._widget import preferences
+    from .codec import info
 
     data = _bytes_of(path)
     name = bare_name(Path(path))
     try:
         about = info(data)
-        image = decode(data)
+        with progress_in_napari(f"Reconstructing {name}", about.shape) as report:
+            image = decoded(data, weights=str(preferences.get("weights")), progress=report)
     except NotAThumbnailError:
         import warnings
 
@@ -59,6 +65,42 @@ def read_one(path: str) -> list[LayerData]:
     small = thumbnail_layer(data, f"{name} thumbnail", about.scale)
     small[1]["visible"] = False
     return [small, image_layer(image, f"{name} reconstruction", about.format.range)]
+
+
+def decoded(data: bytes, *, weights: str, any_model: bool = False, **options: Any) -> Any:
+    """As `codec.decode`, where a file with weights is at hand: it is used for what was made with it.
+
+    weights: that file's path, or empty.
+    """
+    from .codec import decode
+
+    wanted: list[dict[str, Any]] = [{}]
+    if weights:  # a thumbnail without metadata doesn't say: take what was chosen
+        wanted.insert(0 if "scale" in options else 1, {"model": weights})
+    if any_model:
+        wanted.append({"any_model": True})
+    for number, choice in enumerate(wanted):
+        try:
+            return decode(data, **choice, **options)
+        except ModelError:
+            if number == len(wanted) - 1:
+                raise
+    raise AssertionError("one of them returns or raises")
+
+
+@contextmanager
+def progress_in_napari(what: str, shape: tuple[int, ...]) -> Iterator[Callable[[float], None]]:
+    """A report for long work that napari itself calls, on its main thread.
+
+    It moves a bar in the activity dock, and the window answers at each move. Small images and a
+    program without a viewer get none.
+    """
+    napari = sys.modules.get("napari")
+    if napari is None or shape[0] * shape[1] < LARGE or napari.current_viewer() is None:
+        yield lambda fraction: None
+        return
+    with napari.utils.progress(total=100, desc=what) as bar:
+        yield lambda fraction: bar.update(max(0, round(100 * fraction) - bar.n))
 
 
 def _bytes_of(path: str) -> bytes:
@@ -122,7 +164,8 @@ def _encoded(data: Any, attributes: dict[str, Any]) -> bytes:
     import numpy as np
 
     from ._widget import preferences
-    from .codec import encode
+    from .session import Session
+    from .targets import Target, parse_target
 
     multiscale = attributes.get("multiscale", False) or (
         isinstance(data, (list, tuple)) and len(data) > 0 and hasattr(data[0], "shape")
@@ -142,15 +185,20 @@ def _encoded(data: Any, attributes: dict[str, Any]) -> bytes:
         value_range = (float(low), float(high))
     elif rgb and pixels.dtype.kind == "f":
         value_range = (0.0, 1.0)
-    options: dict[str, Any] = {
-        "value_range": value_range,
-        "alpha": "drop" if rgb and pixels.shape[-1] == 4 else "refuse",
-        "device": str(preferences.get("device")),
-    }
-    try:
-        return encode(pixels, bpp=float(preferences.get("save_bpp")), **options).data
-    except RateError:  # a tiny image: the file's headers alone take more than that
-        return encode(pixels, level=-1.0, scale=2, **options).data
+    session = Session(
+        pixels,
+        device=str(preferences.get("device")),
+        models=preferences.models(str(preferences.get("weights"))),
+        value_range=value_range,
+        alpha="drop" if rgb and pixels.shape[-1] == 4 else "refuse",
+    )
+    wanted = parse_target(session.shape, float(preferences.get("save_bpp")), None, None, None)
+    with progress_in_napari("Coding a thumbnail", session.shape) as report:
+        try:
+            step = session.encode(wanted, with_ssim=False, report=report)
+        except RateError:  # a tiny image: the file's headers alone take more than that
+            step = session.encode(Target("level", -1.0), with_ssim=False)
+    return step.thumbnail.data
 
 
 # ---- sample data -----------------------------------------------------------------------------

@@ -127,8 +127,10 @@ def _jpeg_xl() -> Codec | None:
         return None
 
     def encode(image: Pixels, quality: float) -> bytes:
-        # The level is cjxl's quality: distance 1 at 90, 6.4 at 30, 25 at 0.
-        return bytes(jpegxl_encode(image, level=quality, effort=7))  # type: ignore[arg-type,unused-ignore]
+        # The level is cjxl's quality: distance 1 at 90, 6.4 at 30, 25 at 0. Fractions count, whatever
+        # the annotation says.
+        level: Any = quality
+        return bytes(jpegxl_encode(image, level=level, effort=7))
 
     def decode(data: bytes) -> Pixels:
         return np.asarray(jpegxl_decode(data))

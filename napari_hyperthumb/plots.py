@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.colors import LogNorm
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 from numpy.typing import NDArray
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 OURS = {2: "#f5a623", 4: "#e4572e"}
 RIVALS = {"JPEG": "#9aa0a6", "WebP": "#5fa8d3", "AVIF": "#17a398", "JPEG XL": "#b388eb"}
+STEPS = (2, 64)
+"""Ends of the tables' colours, fixed so that tables at two rates compare; few steps lie beyond."""
 RATE_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
@@ -87,7 +90,9 @@ def draw_curves(
     axes.set_ylabel("PSNR (dB)", color=palette.ink, fontsize=palette.label)
     axes.legend(
         fontsize=palette.small - 0.5,
-        frameon=False,
+        facecolor=palette.paper,
+        edgecolor="none",
+        framealpha=0.85,
         labelcolor=palette.ink,
         loc="lower right",
         handlelength=1.4,
@@ -106,24 +111,33 @@ def rate_axis(axes: Any, low: float, high: float) -> None:
 
 def draw_tables(
     figure: Any, tables: NDArray[np.integer[Any]], *, gray: bool = False, palette: Palette | None = None
-) -> None:
-    """The two quantisation tables as heat maps on one colour scale.
+) -> list[Any]:
+    """The two quantisation tables as heat maps on one logarithmic colour scale.
 
     figure: a `Figure` or `SubFigure`. tables: (2, 8, 8), luma and chroma; gray: there is no chroma.
+    Returns the heat maps, `AxesImage`s.
     """
     palette = palette or Palette()
     names: Iterable[str] = ("Luma",) if gray else ("Luma", "Chroma")
     axes: Any = figure.subplots(1, 1 if gray else 2, squeeze=False)[0]
-    image: Any = None
+    images: list[Any] = []
     for one, name, table in zip(axes, names, tables, strict=False):
         style(one, palette)
-        image = one.imshow(table, cmap="viridis", vmin=1, vmax=max(16, int(tables.max())))
-        one.set_title(f"{name} steps, {table.min()}–{table.max()}", color=palette.ink, fontsize=palette.label)
+        images.append(one.imshow(table, cmap="viridis", norm=LogNorm(*STEPS)))
+        one.set_title(table_title(name, table), color=palette.ink, fontsize=palette.label)
         one.set_xticks([0, 7], ["low", "high"])
         one.set_yticks([0, 7], ["low", "high"], rotation=90, va="center")
-    bar = figure.colorbar(image, ax=list(axes), shrink=0.75, aspect=14, pad=0.02)
+    bar = figure.colorbar(images[0], ax=list(axes), shrink=0.75, aspect=14, pad=0.02)
+    bar.set_ticks([2, 4, 8, 16, 32, 64], labels=["2", "4", "8", "16", "32", "64"])
+    bar.ax.minorticks_off()
     bar.ax.tick_params(colors=palette.ink, labelsize=palette.small)
     bar.outline.set_edgecolor(palette.faint)
     axes[0].set_ylabel("vertical frequency", color=palette.ink, fontsize=palette.label)
     for one in axes:
         one.set_xlabel("horizontal frequency", color=palette.ink, fontsize=palette.label)
+    return images
+
+
+def table_title(name: str, table: NDArray[np.integer[Any]]) -> str:
+    """A table's name and the range of its steps."""
+    return f"{name} steps, {table.min()}–{table.max()}"

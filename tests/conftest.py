@@ -64,11 +64,17 @@ def models(model_paths: dict[int, Path]) -> dict[int, Model]:
 
 
 @pytest.fixture(scope="session")
-def other_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """A tiny model for scale 2 with weights of its own."""
+def other_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a tiny model for scale 2 with weights of its own."""
     path = tmp_path_factory.mktemp("other") / "other-x2.safetensors"
     save_checkpoint(path, tiny_net(2, seed=1), name="other-x2")
-    return load_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def other_model(other_weights: Path) -> Model:
+    """That model."""
+    return load_checkpoint(other_weights)
 
 
 @pytest.fixture(scope="session")

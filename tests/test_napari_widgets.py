@@ -16,12 +16,13 @@ pytest.importorskip("qtpy.QtWidgets")
 from napari.utils.notifications import notification_manager
 from napari_fixtures import needs_screen, small_photo, until
 from PIL import Image as Pillow
-from qtpy.QtCore import QEvent, QMimeData, QPointF, Qt, QUrl
+from qtpy.QtCore import QEvent, QMimeData, QPointF, Qt, QTimer, QUrl
 from qtpy.QtGui import QDropEvent, QMouseEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QFileDialog
 
-from napari_hyperthumb import HyperThumbWarning, ModelError, encode, load_model
+from napari_hyperthumb import HyperThumbWarning, ModelError, _napari, encode, load_model
+from napari_hyperthumb._widget import preferences
 from napari_hyperthumb.checkpoint import Model
 from napari_hyperthumb.session import Session
 
@@ -46,6 +47,15 @@ def open_widget(viewer: Any) -> Iterator[Callable[[str], Any]]:
     yield open_one
     for widget in opened:
         widget.detach()
+
+
+@pytest.fixture(autouse=True)
+def fresh_preferences(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the plugin remembers, for one test."""
+    kept: dict[str, Any] = {"device": "auto", "save_bpp": 0.5, "weights": ""}
+    monkeypatch.setattr(preferences, "get", kept.__getitem__)
+    monkeypatch.setattr(preferences, "set_", kept.__setitem__)
+    return kept
 
 
 @pytest.fixture
@@ -194,7 +204,7 @@ def slow(report: Any, started: list[float]) -> None:
 @pytest.fixture
 def slow_session(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     started: list[float] = []
-    monkeypatch.setattr(Session, "calibrate", lambda self, scales=None, report=None: slow(report, started))
+    monkeypatch.setattr(Session, "calibrate", lambda self, *, quick, report: slow(report, started))
     return started
 
 
@@ -323,15 +333,19 @@ def test_a_volume_on_screen_is_told(viewer: Any, open_widget: Any, told: _Told) 
     assert "2D" in told.text()
 
 
-def test_the_device_is_remembered(viewer: Any, open_widget: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_hyperthumb._widget import preferences
-
-    kept = {"device": "auto"}
-    monkeypatch.setattr(preferences, "get", kept.__getitem__)
-    monkeypatch.setattr(preferences, "set_", kept.__setitem__)
+def test_the_device_is_remembered(viewer: Any, open_widget: Any, fresh_preferences: dict[str, Any]) -> None:
     open_widget("Encode").device_box.setCurrentIndex(1)
-    assert kept["device"] == "cpu"
+    assert fresh_preferences["device"] == "cpu"
     assert open_widget("Encode").device_box.currentData() == "cpu"
+
+
+def test_a_device_that_is_not_there_is_told(viewer: Any, open_widget: Any, told: _Told) -> None:
+    viewer.add_image(small_photo(), rgb=True)
+    widget = open_widget("Encode")
+    widget.device_box.setCurrentIndex(2)
+    widget.encode_button.click()
+    until(told.text)
+    assert "cuda" in told.text()
 
 
 def test_the_error_can_be_signed_and_plots_follow_the_theme(viewer: Any, open_widget: Any) -> None:
@@ -475,6 +489,92 @@ def test_other_weights_need_a_tick(
     until(lambda: len(viewer.layers) == 2)
 
 
+def test_weights_of_ones_own_are_chosen_kept_and_found_again(
+    viewer: Any,
+    open_widget: Any,
+    other_weights: Path,
+    tmp_path: Path,
+    told: _Told,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    viewer.add_image(small_photo(), rgb=True, name="photo")
+    encoder = open_widget("Encode")
+    answers = iter(["", str(other_weights)])
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (next(answers), ""))
+    box = encoder.weights_box
+    box.activated.emit(box.count() - 1)  # and the dialog is left without a choice
+    assert box.currentText() == "bundled"
+    box.activated.emit(box.count() - 1)
+    assert box.currentText() == other_weights.name
+    assert not encoder.scale_box.isEnabled()
+    encoder.slider.box.setValue(0.7)
+    until(lambda: whole(encoder))
+    thumbnail = encoder._shown.step.thumbnail
+    assert thumbnail.model.startswith("other-x2")
+    path = tmp_path / "own.ht.jpg"
+    encoder.save(str(path))
+    back = encoder._shown.step.image
+
+    viewer.layers.clear()
+    viewer.open(path, plugin="napari-hyperthumb")  # the reader knows them
+    np.testing.assert_array_equal(viewer.layers["own reconstruction"].data, back)
+    viewer.layers.remove("own reconstruction")
+    decoder = open_widget("Decode")
+    until(lambda: decoder._described is not None)
+    decoder.decode_button.click()
+    until(lambda: "own reconstruction" in names(viewer))
+    np.testing.assert_array_equal(viewer.layers["own reconstruction"].data, back)
+    assert told.text() == ""
+
+    box.activated.emit(0)
+    assert encoder.scale_box.isEnabled()
+    viewer.layers.remove("own reconstruction")
+    decoder.decode_button.click()  # nobody has them any more
+    until(told.text)
+    assert "choose their file" in told.text()
+    decoder.weights_box.choose(str(other_weights))
+    decoder.decode_button.click()
+    until(lambda: "own reconstruction" in names(viewer))
+
+
+def test_weights_that_are_gone_are_told(
+    viewer: Any, open_widget: Any, tmp_path: Path, told: _Told, fresh_preferences: dict[str, Any]
+) -> None:
+    fresh_preferences["weights"] = str(tmp_path / "gone.safetensors")
+    viewer.add_image(small_photo(), rgb=True, name="photo")
+    open_widget("Encode").encode_button.click()
+    until(told.text)
+    assert "gone.safetensors" in told.text()
+
+
+@pytest.mark.parametrize(("dock", "work"), [("Decode", "decode.decoded"), ("Compare", "compare.compare_at")])
+def test_a_layer_removed_while_a_worker_runs_leaves_nothing(
+    viewer: Any,
+    open_widget: Any,
+    thumbnail_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dock: str,
+    work: str,
+    told: _Told,
+) -> None:
+    started: list[float] = []
+
+    def slow_work(*_: object, **options: Any) -> None:
+        slow(options.get("report") or options["progress"], started)
+
+    monkeypatch.setattr(f"napari_hyperthumb._widget.{work}", slow_work)
+    viewer.open(thumbnail_file, plugin="napari")
+    widget = open_widget(dock)
+    idle(widget)
+    (widget.decode_button if dock == "Decode" else widget.compare_button).click()
+    until(lambda: started)
+    viewer.layers.clear()
+    until(lambda: not widget._runner.busy, 10)
+    assert names(viewer) == []
+    assert told.text() == ""
+    assert "Open" in widget.status.line.text()
+
+
 # ---- compare ---------------------------------------------------------------------------------
 
 
@@ -526,6 +626,14 @@ def test_the_grid_shows_all_and_one_shows_one(viewer: Any, compared: Any) -> Non
     assert viewer.scene.camera.zoom == pytest.approx(zoom)
     assert not viewer.canvas.grid.enabled
     assert [layer.visible for layer in viewer.layers] == [True, False, False, False]
+
+
+def test_the_grid_fills_the_canvas() -> None:
+    from napari_hyperthumb._widget.compare import grid_shape
+
+    assert grid_shape(5, (900, 640), (400, 600)) == (3, 2)
+    assert grid_shape(5, (600, 1800), (400, 400)) == (1, 5)
+    assert grid_shape(4, (600, 600), (100, 100)) == (2, 2)
 
 
 def test_blinking_changes_between_the_two(viewer: Any, compared: Any) -> None:
@@ -741,6 +849,24 @@ def test_an_ordinary_jpeg_is_dropped_as_ever(
     assert asked == []
     assert names(viewer) == ["photo"]
     assert viewer.layers[0].source.reader_plugin == "napari"
+
+
+def test_napari_answers_while_a_large_file_is_read_and_saved(
+    viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_napari, "LARGE", 64 * 96)
+    layer = viewer.add_image(small_photo(), rgb=True, name="photo")
+    seen: list[float] = []
+    ticks = QTimer()
+    ticks.timeout.connect(lambda: seen.append(0))
+    ticks.start(0)
+    path = str(tmp_path / "photo.ht.jpg")
+    layer.save(path, plugin="napari-hyperthumb")
+    assert seen
+    seen.clear()
+    viewer.open(path, plugin="napari-hyperthumb")
+    assert seen
+    assert len(viewer.layers) == 3
 
 
 def test_a_file_without_metadata_opens_as_its_thumbnail(viewer: Any, tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ class Engine:
     def _explored(self, region: Region) -> Explored:
         (top, bottom), (left, right) = region
         session = self._session(self.array[top:bottom, left:right])
-        return Explored(session, region, session.calibrate(report=self.check))
+        return Explored(session, region, session.calibrate(quick=True, report=self.check))
 
     def _codec(self, name: str) -> Codec | None:
         return next((codec for codec in self.now.session.codecs() if codec.name == name), None)

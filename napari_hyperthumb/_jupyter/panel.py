@@ -135,12 +135,12 @@ class Explorer:
             style={"description_width": "initial"}, layout=layout(flex="1 1 300px", min_width="260px"),
         )  # fmt: skip
         scales = [("auto", 0), *((f"×{scale}", scale) for scale in self._engine.scales)]
-        self.scale_buttons = self._buttons("Scale", scales, first.scale or 0, "54px")
+        self.scale_buttons = self._buttons(scales, first.scale or 0)
         self.scale_buttons.tooltips = [
             "The better scale at the rate",
             *(f"Thumbnail {s} times smaller per side" for s in self._engine.scales),
         ]
-        self.effort_buttons = self._buttons("Effort", [(e, e) for e in EFFORTS], first.effort, "54px")
+        self.effort_buttons = self._buttons([(e, e) for e in EFFORTS], first.effort)
         self.effort_buttons.tooltips = ["One pass", "Coefficients refined through the decoder: takes seconds"]
         self.right_box = widgets.Dropdown(
             options=[(name[:1].upper() + name[1:], name) for name in self._engine.rights],
@@ -176,18 +176,20 @@ class Explorer:
         self.save_buttons["sheet"].tooltip = "Both pictures, curve, tables and numbers in one picture"
 
     @staticmethod
-    def _buttons(name: str, options: list[tuple[str, Any]], value: Any, width: str) -> Any:
-        made = widgets.ToggleButtons(
-            options=options, value=value, description=name, layout=widgets.Layout(width="max-content")
-        )
-        made.style.button_width = width
-        made.style.description_width = "initial"
+    def _buttons(options: list[tuple[str, Any]], value: Any) -> Any:
+        made = widgets.ToggleButtons(options=options, value=value, layout=widgets.Layout(width="max-content"))
+        made.style.button_width = "54px"
         return made
 
     def _layout(self) -> Any:
         layout, box = widgets.Layout, widgets.HBox
         wrap = layout(flex_flow="row wrap", align_items="center", grid_gap="4px 14px", overflow="visible")
-        top = box([self.slider, self.scale_buttons, self.effort_buttons, self.right_box], layout=wrap)
+        # Named by a label of its own: theirs stands above them in JupyterLab.
+        named = [
+            box([widgets.Label(name), buttons], layout=layout(align_items="center", grid_gap="6px"))
+            for name, buttons in (("Scale", self.scale_buttons), ("Effort", self.effort_buttons))
+        ]
+        top = box([self.slider, *named, self.right_box], layout=wrap)
         side = [self.curves, self.tables, *([self.crop] if self.crop else [])]
         columns = box(
             [
@@ -268,18 +270,19 @@ class Explorer:
             if moved:
                 self._reach()
             self.curves.curves = _curve_lines(update)
-        finite = math.isfinite(step.psnr)
-        self.curves.point = [step.thumbnail.bpp, step.psnr] if finite else []
-        gray = step.format.gray
-        self.tables.tables = step.thumbnail.tables.tolist()[: 1 if gray else 2]
         if moved:
             self.swipe.left = png(as_eight_bit(step.original, step.format))
             if self.crop is not None:
                 self.crop.region = [list(span) for span in explored.region]
+        # Numbers before the picture: whoever sees a new picture must not read the numbers of the old one.
+        self.numbers.value = numbers_html(update)
         same = before is not None and before.step is step and before.right is update.right
         if not same or (before is not None and before.wanted.right != update.wanted.right):
-            self._show_right(update)
-        self.numbers.value = numbers_html(update)
+            self._show_right(update)  # the picture first: what is waited for
+        finite = math.isfinite(step.psnr)
+        self.curves.point = [step.thumbnail.bpp, step.psnr] if finite else []
+        gray = step.format.gray
+        self.tables.tables = step.thumbnail.tables.tolist()[: 1 if gray else 2]
         self._say(update.busy)
 
     def _show_right(self, update: Update) -> None:

@@ -9,7 +9,7 @@ from .. import texts
 from ..compare import own_name
 from ..device import describe_device
 from ..metrics import bpp
-from ..texts import decibels
+from ..texts import decibels, human_seconds
 from .engine import ERROR, THUMBNAIL, Update
 
 
@@ -20,11 +20,6 @@ class Cell:
     name: str
     value: str
     note: str = ""
-
-
-def milliseconds(seconds: float) -> str:
-    """A duration in the unit that suits it."""
-    return f"{1000 * seconds:.0f} ms" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def error_text(error: Exception) -> str:
@@ -61,7 +56,7 @@ def cells(update: Update) -> list[Cell]:
         Cell("Thumbnail", f"{lr[1]}×{lr[0]}", f"What any viewer shows of these {width}×{height} pixels"),
         Cell(
             "Time",
-            f"{milliseconds(step.encode_s)} + {milliseconds(step.decode_s)}",
+            f"{human_seconds(step.encode_s)} + {human_seconds(step.decode_s)}",
             "Encoding, with the image's features kept from the step before, and decoding",
         ),
         Cell("Device", describe_device(update.explored.session.device), "Where the networks run"),

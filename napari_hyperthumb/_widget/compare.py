@@ -9,7 +9,6 @@ from napari.layers import Image
 from napari.viewer import Viewer
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QButtonGroup,
     QCheckBox,
     QComboBox,
@@ -18,12 +17,9 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QGridLayout,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QPushButton,
     QSlider,
-    QTableWidget,
-    QTableWidgetItem,
     QVBoxLayout,
     QWidget,
 )
@@ -31,13 +27,14 @@ from superqt.utils import qthrottled
 
 from ..compare import available_codecs
 from ..errors import HyperThumbError
-from ..texts import decibels, human_bytes
+from ..texts import human_bytes
 from . import preferences
 from .comparison import ORIGINAL, Comparison, Score, compare_at, draw_figure
 from .controls import LayerBox, not_ours, notify, scrolling
 from .jobs import Report
 from .layers import KEY, display_limits, find, label, show, show_error
 from .panel import Panel
+from .scores import ScoreTable
 from .sources import Region, plane_of, visible_region
 from .swipe import Swipe, camera_of
 
@@ -46,7 +43,6 @@ MODES = {
     "Grid": "All side by side; moving one moves them all",
     "Swipe": "A on the left of a line that you drag across the canvas, B on its right",
 }
-COLUMNS = ("", "Bytes", "PSNR\n(dB)", "SSIM", "PSNR\non screen", "SSIM\non screen")
 BLINK_KEY = "k"
 THROTTLE_MS = 250
 
@@ -87,7 +83,7 @@ class CompareWidget(Panel):
         buttons = QHBoxLayout()
         buttons.addWidget(self.compare_button)
         buttons.addWidget(self.status.cancel_button)
-        self.table = _table()
+        self.table = ScoreTable()
 
         self.a_box, self.b_box = QComboBox(), QComboBox()
         self.a_box.setToolTip("The left side of the swipe, the first of the blink")
@@ -96,13 +92,10 @@ class CompareWidget(Panel):
         for number, name in enumerate(MODES):
             button = QPushButton(name)
             button.setCheckable(True)
+            button.setToolTip(MODES[name])
             self.mode_buttons.addButton(button, number)
             modes.addWidget(button)
         self.mode_buttons.button(0).setChecked(True)
-        self.mode_buttons.button(1).setToolTip("All side by side; moving one moves them all")
-        self.mode_buttons.button(2).setToolTip(
-            "A left of a line that you drag across the canvas, B right of it"
-        )
         self.swipe_slider = QSlider(Qt.Orientation.Horizontal)
         self.swipe_slider.setRange(0, 1000)
         self.swipe_slider.setToolTip("Where the line is; or drag it on the canvas")
@@ -188,7 +181,7 @@ class CompareWidget(Panel):
         self._stop_looking()
         self._scorer.cancel()
         self._comparison, self._scores = None, {}
-        self.table.setRowCount(0)
+        self.table.fill([], {})
         self.look.setEnabled(False)
         self.status.say("")
 
@@ -222,10 +215,13 @@ class CompareWidget(Panel):
             return
         data = self._existing() if self.same_box.isChecked() else None
         names = [name for name, box in self.codec_boxes.items() if box.isChecked()]
-        bpp, device = self.rate_box.value(), str(preferences.get("device"))
+        bpp = self.rate_box.value()
+        device, weights = (str(preferences.get(name)) for name in ("device", "weights"))
 
         def work(report: Report) -> Comparison:
-            return compare_at(plane, data=data, bpp=bpp, names=names, device=device, report=report)
+            return compare_at(
+                plane, data=data, bpp=bpp, names=names, device=device, weights=weights, report=report
+            )
 
         self.status.busy("Coding with every codec")
         self._runner.submit(work, self._show, self._failed, self.status.progress)
@@ -311,10 +307,14 @@ class CompareWidget(Panel):
 
     def _set_grid(self, enabled: bool, saw_all: bool) -> None:
         """Switch the grid; somebody who saw the whole image sees all of it afterwards too."""
-        grid = getattr(self.viewer, "canvas", self.viewer).grid
+        canvas = getattr(self.viewer, "canvas", self.viewer)  # napari 0.9 moved the grid there
+        grid = canvas.grid
         if grid.enabled == enabled:
             return
         grid.stride = 1
+        grid.shape = (-1, -1)
+        if enabled and self._comparison is not None and hasattr(canvas, "size"):
+            grid.shape = grid_shape(len(self._comparison.images), canvas.size, self._comparison.plane.shape)
         grid.enabled = enabled
         if saw_all:
             self.viewer.reset_view()
@@ -400,29 +400,7 @@ class CompareWidget(Panel):
 
     def _fill_table(self) -> None:
         assert self._comparison is not None
-        rows = self._comparison.rows
-        self.table.setRowCount(len(rows))
-        for number, row in enumerate(rows):
-            here = self._scores.get(row.name)
-            texts = (
-                row.name,
-                f"{row.nbytes:,}" + (" (larger)" if row.exceeds else ""),
-                decibels(row.psnr).removesuffix(" dB"),
-                "–" if row.ssim is None else f"{row.ssim:.3f}",
-                "–" if here is None else decibels(here.psnr).removesuffix(" dB"),
-                "–" if here is None or here.ssim is None else f"{here.ssim:.3f}",
-            )
-            for column, text in enumerate(texts):
-                item = QTableWidgetItem(text)
-                if column:
-                    item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-                self.table.setItem(number, column, item)
-        height = self.table.horizontalHeader().sizeHint().height() + sum(
-            self.table.rowHeight(number) for number in range(len(rows))
-        )
-        self.table.setFixedHeight(height + 6)
-        header = self.table.horizontalHeader()
-        self.table.setMinimumWidth(header.length() + 8)
+        self.table.fill(self._comparison.rows, self._scores)
 
     # ---- exporting ---------------------------------------------------------------------------
 
@@ -458,17 +436,12 @@ class CompareWidget(Panel):
         self._runner.submit(work, lambda done: self.status.say(f"Wrote {done}"), self._failed)
 
 
-def _table() -> QTableWidget:
-    table = QTableWidget(0, len(COLUMNS))
-    table.setHorizontalHeaderLabels(COLUMNS)
-    table.verticalHeader().hide()
-    table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-    table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
-    table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-    header = table.horizontalHeader()
-    header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-    table.setWordWrap(False)
-    table.setFixedHeight(header.sizeHint().height() + 4)
-    table.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    return table
+def grid_shape(count: int, canvas: tuple[int, int], image: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns that show `count` images as large as the canvas allows; sizes are height, width."""
+
+    def zoom(columns: int) -> float:
+        rows = -(-count // columns)
+        return min(canvas[0] / rows / image[0], canvas[1] / columns / image[1])
+
+    columns = max(range(1, count + 1), key=zoom)
+    return -(-count // columns), columns

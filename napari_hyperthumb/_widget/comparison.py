@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..texts import decibels, human_bytes
+from . import preferences
 from .jobs import Report
 from .sources import Plane, Region
 
@@ -77,11 +78,13 @@ def compare_at(
     bpp: float,
     names: Sequence[str],
     device: str,
+    weights: str = "",
     report: Report,
 ) -> Comparison:
     """Code a plane with us and with the codecs of those names, all at the same number of bytes.
 
-    data: a thumbnail of it that exists; None: a new one is made, of about `bpp`.
+    data: a thumbnail of it that exists; None: a new one is made, of about `bpp`. weights: a file with
+    other weights than the bundled ones.
     """
     from ..compare import available_codecs
     from ..session import Session, as_original
@@ -90,6 +93,7 @@ def compare_at(
     session = Session(
         plane.array(),
         device=device,
+        models=preferences.models(weights),
         value_range=plane.value_range,
         alpha="drop" if plane.has_alpha else "refuse",
     )

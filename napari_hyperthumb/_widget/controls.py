@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from napari.components import ViewerModel
 from napari.layers import Image
 from qtpy.QtCore import QEvent, QObject, QSignalBlocker, Qt, Signal
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
+    QFileDialog,
     QFrame,
     QGridLayout,
     QHBoxLayout,
@@ -25,6 +28,7 @@ from qtpy.QtWidgets import (
 )
 
 from ..texts import error_text
+from . import preferences
 from .layers import KEY
 
 
@@ -104,6 +108,56 @@ class LayerBox(QComboBox):
 def not_ours(layer: Image) -> bool:
     """Pictures of the user's own, not what we made of them."""
     return KEY not in layer.metadata or layer.metadata[KEY].get("kind") == "decoded"
+
+
+class WeightsBox(QComboBox):
+    """The bundled weights or those of a file, kept in the preferences. Emits `changed`."""
+
+    changed = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setToolTip(
+            "Networks of your own (hyperthumb train) or published ones (hyperthumb import-weights): a "
+            ".safetensors file. Who decodes the thumbnail needs the same file."
+        )
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(12)
+        self.activated.connect(self._picked)
+        self.refresh()
+
+    @property
+    def path(self) -> str:
+        """Of the chosen file; empty for the bundled weights."""
+        return str(preferences.get("weights"))
+
+    def choose(self, path: str) -> None:
+        """Use the weights in a file; empty: the bundled ones."""
+        same = path == self.path
+        preferences.set_("weights", path)
+        self.refresh()
+        if not same:
+            self.changed.emit()
+
+    def refresh(self) -> None:
+        """Show what the preferences say."""
+        self.clear()
+        self.addItem("bundled")
+        if self.path:
+            self.addItem(Path(self.path).name)
+        self.addItem("choose a file…")
+        self.setCurrentIndex(1 if self.path else 0)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        self.refresh()  # another widget may have chosen
+        super().showEvent(event)
+
+    def _picked(self, index: int) -> None:
+        if index < self.count() - 1:
+            self.choose("" if index == 0 else self.path)
+            return
+        found, _ = QFileDialog.getOpenFileName(self, "Choose weights", self.path, "Weights (*.safetensors)")
+        self.choose(found or self.path)
 
 
 class RateSlider(QWidget):

@@ -20,12 +20,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from .._napari import thumbnail_layer
+from .._napari import decoded, thumbnail_layer
 from ..errors import HyperThumbError, ModelError, NotAThumbnailError, ThumbnailError
 from ..files import THUMBNAIL_SUFFIX, bare_name
 from ..texts import human_bytes, human_seconds
 from . import preferences
-from .controls import Facts, LayerBox, notify, scrolling
+from .controls import Facts, LayerBox, WeightsBox, notify, scrolling
 from .jobs import Report
 from .layers import KEY, show
 from .panel import Panel
@@ -108,8 +108,11 @@ class DecodeWidget(Panel):
         self.scale_box.setToolTip("The file has lost its metadata: say how many times smaller it was made")
         self.part_box = QComboBox()
         self.part_box.addItems(["whole image", "part on screen"])
+        self.weights_box = WeightsBox()
         self.any_box = QCheckBox("With other weights, at a loss of quality")
-        self.any_box.setToolTip("The file names weights that aren't installed: decode with the bundled ones")
+        self.any_box.setToolTip(
+            "The file's own weights aren't here: decode with the bundled ones all the same"
+        )
         self.decode_button = QPushButton("Decode")
         self.facts = Facts(FACTS, columns=1)
         self.ours_box = QCheckBox("napari opens *.ht.jpg as thumbnails without asking")
@@ -124,9 +127,10 @@ class DecodeWidget(Panel):
         self.form.addRow("", self.open_button)
         self.form.addRow("Scale", self.scale_box)
         self.form.addRow("Decode", self.part_box)
+        self.form.addRow("Weights", self.weights_box)
         self.form.addRow("", self.any_box)
-        self.form.setRowVisible(self.scale_box, False)
-        self.form.setRowVisible(self.any_box, False)
+        for row in (self.scale_box, self.weights_box, self.any_box):
+            self.form.setRowVisible(row, False)
         buttons = QHBoxLayout()
         buttons.addWidget(self.decode_button)
         buttons.addWidget(self.status.cancel_button)
@@ -146,8 +150,8 @@ class DecodeWidget(Panel):
         self._runner.cancel()
         self._described = None
         self.facts.clear()
-        self.form.setRowVisible(self.scale_box, False)
-        self.form.setRowVisible(self.any_box, False)
+        for row in (self.scale_box, self.weights_box, self.any_box):
+            self.form.setRowVisible(row, False)
         layer = self.layer_box.layer
         self.decode_button.setEnabled(layer is not None)
         if layer is None:
@@ -185,6 +189,7 @@ class DecodeWidget(Panel):
         self._described = described
         about = described.info
         self.form.setRowVisible(self.scale_box, about is None)
+        self.form.setRowVisible(self.weights_box, about is None)
         self.status.say("")
         if about is None:
             self.facts.clear()
@@ -213,7 +218,11 @@ class DecodeWidget(Panel):
             notify(HyperThumbError("choose a thumbnail first"))
             return
         scale = described.info.scale if described.info else int(self.scale_box.currentData())
-        options: dict[str, Any] = {"device": preferences.get("device"), "any_model": self.any_box.isChecked()}
+        options: dict[str, Any] = {
+            "device": preferences.get("device"),
+            "weights": self.weights_box.path,
+            "any_model": self.any_box.isChecked(),
+        }
         if described.info is None:
             options["scale"] = scale
         lr_shape = (layer.data.shape[0], layer.data.shape[1])
@@ -228,10 +237,8 @@ class DecodeWidget(Panel):
         def work(report: Report) -> tuple[Any, float]:
             from time import perf_counter
 
-            from ..codec import decode
-
             started = perf_counter()
-            return decode(data, progress=report, **options), perf_counter() - started
+            return decoded(data, progress=report, **options), perf_counter() - started
 
         def done(result: tuple[Any, float]) -> None:
             self._show_image(layer, described, result[0], scale, offset, result[1])
@@ -269,6 +276,7 @@ class DecodeWidget(Panel):
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, ModelError):
+            self.form.setRowVisible(self.weights_box, True)
             self.form.setRowVisible(self.any_box, True)
-            error = ModelError(f"{str(error).split(': give')[0]}: install those weights, or tick the box")
+            error = ModelError(f"{str(error).split(': give')[0]}: choose their file, or tick the box")
         super()._failed(error)

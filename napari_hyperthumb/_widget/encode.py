@@ -31,6 +31,7 @@ from .controls import (
     Facts,
     LayerBox,
     RateSlider,
+    WeightsBox,
     not_ours,
     notify,
     scrolling,
@@ -49,7 +50,7 @@ SCALES = {"auto": None, "2": 2, "4": 4}
 EFFORTS = ("fast", "best")
 DEVICE_NAMES = {"auto": "automatic", "cpu": "CPU", "cuda": "GPU (CUDA)", "mps": "GPU (Apple)"}
 THROTTLE_MS = 60
-FACTS = ("File", "PSNR", "Rate", "SSIM", "Ratio", "Scale", "Encoding", "Decoding")
+FACTS = ("File", "PSNR", "Rate", "SSIM", "Scale", "Level", "Encoding", "Decoding")
 
 
 class EncodeWidget(Panel):
@@ -62,6 +63,7 @@ class EncodeWidget(Panel):
         self._shown: Result | None = None
         self._build()
         self._connect()
+        self._weights_changed()
         self._layer_changed()
 
     # ---- building ----------------------------------------------------------------------------
@@ -81,6 +83,7 @@ class EncodeWidget(Panel):
         self.effort_box.setToolTip(
             "How long the button Encode looks for better coefficients; previews are fast"
         )
+        self.weights_box = WeightsBox()
         self.device_box = QComboBox()
         for key in preferences.DEVICES:
             self.device_box.addItem(DEVICE_NAMES[key], key)
@@ -143,6 +146,7 @@ class EncodeWidget(Panel):
         self.form.addRow("Scale", self.scale_box)
         self.form.addRow("Values", self.values_box)
         self.form.addRow("Effort", self.effort_box)
+        self.form.addRow("Weights", self.weights_box)
         self.form.addRow("Device", self.device_box)
         self.form.addRow("Aim at", self.target_box)
         inside = QWidget()
@@ -161,6 +165,7 @@ class EncodeWidget(Panel):
         self.layer_box.changed.connect(self._layer_changed)
         self.scale_box.currentIndexChanged.connect(self._scale_changed)
         self.values_box.currentIndexChanged.connect(self._picture_changed)
+        self.weights_box.changed.connect(self._weights_changed)
         self.device_box.currentIndexChanged.connect(self._device_changed)
         self.target_box.currentIndexChanged.connect(self._target_changed)
         self.error_box.currentIndexChanged.connect(self._error_changed)
@@ -189,7 +194,8 @@ class EncodeWidget(Panel):
             return None
         device = str(self.device_box.currentData())
         effort = EFFORTS[self.effort_box.currentIndex()]
-        return Wanted(plane, visible_region(layer, plane.shape), self._scale(), device, effort)
+        weights = self.weights_box.path
+        return Wanted(plane, visible_region(layer, plane.shape), self._scale(), device, effort, weights)
 
     def _scale(self) -> int | None:
         return list(SCALES.values())[self.scale_box.currentIndex()]
@@ -281,6 +287,14 @@ class EncodeWidget(Panel):
             self.slider.set_range(*limits)
             self._show_estimate()
 
+    def _weights_changed(self) -> None:
+        """Weights from a file are of one scale; the bundled ones are of both."""
+        bundled = not self.weights_box.path
+        self.scale_box.setEnabled(bundled)
+        if not bundled:
+            self.scale_box.setCurrentIndex(0)
+        self._picture_changed()
+
     def _device_changed(self) -> None:
         preferences.set_("device", self.device_box.currentData())
 
@@ -322,9 +336,8 @@ class EncodeWidget(Panel):
     def show_rival(self, name: str, points: Sequence[RatePoint]) -> None:
         self.curve_plot.add_rival(name, points)
 
-    def show_busy(self, text: str | None) -> None:
-        if text:
-            self.status.busy(text)
+    def show_busy(self, text: str) -> None:
+        self.status.busy(text)
 
     def show_progress(self, fraction: float) -> None:
         self.status.progress(fraction)
@@ -395,14 +408,14 @@ class EncodeWidget(Panel):
 
     def _update_facts(self, result: Result) -> None:
         step = result.step
-        thumbnail, raw = step.thumbnail, step.original.nbytes
+        thumbnail = step.thumbnail
         self.facts.set(
             File=human_bytes(thumbnail.nbytes),
             Rate=f"{thumbnail.bpp:.3f} bpp",
             PSNR=decibels(step.psnr),
             SSIM="–" if step.ssim is None else f"{step.ssim:.4f}",
-            Ratio=f"{raw / thumbnail.nbytes:.0f} : 1",
-            Scale=f"{thumbnail.scale}, level {thumbnail.level:+.2f}",
+            Scale=str(thumbnail.scale),
+            Level=f"{thumbnail.level:+.2f}",
             Encoding=human_seconds(step.encode_s),
             Decoding=human_seconds(step.decode_s),
         )

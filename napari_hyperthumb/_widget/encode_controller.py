@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from . import preferences
 from .jobs import Report, Runner, Work
 from .sources import Plane, Region
 
@@ -30,6 +31,8 @@ class Wanted:
     """None: the better one."""
     device: str
     effort: str = "fast"
+    weights: str = ""
+    """A file with weights; empty: the bundled ones."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class View(Protocol):
     def show_result(self, result: Result) -> None:
         """A part or the whole of the image, coded."""
 
-    def show_busy(self, text: str | None) -> None:
-        """What is being done; None: nothing."""
+    def show_busy(self, text: str) -> None:
+        """What is being done."""
 
     def show_progress(self, fraction: float) -> None:
         """How far that is."""
@@ -93,11 +96,11 @@ class EncodeController:
         """Code the part in view at about a rate."""
         if self._long:
             self._runner.cancel()
-        self._submit(wanted, bpp, "Preview", part=True)
+        self._submit(wanted, bpp, part=True)
 
     def settle(self, wanted: Wanted, bpp: float) -> None:
         """Code the whole image at about a rate: the slider has come to rest."""
-        self._submit(wanted, bpp, "Coding the whole image", part=False)
+        self._submit(wanted, bpp, part=False)
 
     def encode(self, wanted: Wanted, kind: str, value: float) -> None:
         """Code the whole image to a target: "bpp", "nbytes" or "psnr"."""
@@ -128,7 +131,7 @@ class EncodeController:
         self.cancel()
         self._opened = None
 
-    def _submit(self, wanted: Wanted, bpp: float, text: str, *, part: bool) -> None:
+    def _submit(self, wanted: Wanted, bpp: float, *, part: bool) -> None:
         if self._refused == _key(wanted):
             return
 
@@ -147,14 +150,21 @@ class EncodeController:
             )
             return Result(wanted, opened, step)
 
+        if self._opened is None or self._opened.key != _key(wanted):
+            text: str | None = "Measuring what a bit buys on this picture"
+        else:
+            text = None if part else "Coding the whole image"
         self._run(work, wanted, text, long=not part)
 
-    def _run(self, work: Work, wanted: Wanted, text: str, *, long: bool) -> None:
+    def _run(self, work: Work, wanted: Wanted, text: str | None, *, long: bool) -> None:
         def failed(error: Exception) -> None:
             self._refused = _key(wanted)
             self._view.show_error(error)
 
         self._long, self._refused = long, None
+        if text is None:  # a preview is over before anybody has read what is being done
+            self._runner.submit(work, self._done, failed)
+            return
         self._view.show_busy(text)
         self._runner.submit(work, self._done, failed, self._view.show_progress)
 
@@ -168,10 +178,11 @@ class EncodeController:
         session = Session(
             wanted.plane.array(),
             device=wanted.device,
+            models=preferences.models(wanted.weights),
             value_range=wanted.plane.value_range,
             alpha="drop" if wanted.plane.has_alpha else "refuse",
         )
-        return Opened(key, session, session.calibrate(report=report))
+        return Opened(key, session, session.calibrate(quick=True, report=report))
 
     def _done(self, result: Result) -> None:
         opened = result.opened
@@ -233,4 +244,4 @@ class EncodeController:
 
 
 def _key(wanted: Wanted) -> tuple[object, ...]:
-    return (*wanted.plane.key, wanted.device)
+    return (*wanted.plane.key, wanted.device, wanted.weights)

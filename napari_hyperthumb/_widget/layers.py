@@ -60,10 +60,10 @@ def show(
             rgb=rgb,
             contrast_limits=None if rgb else contrast_limits,
             **({} if rgb else {"colormap": colormap}),
-            visible=visible,
             metadata={KEY: metadata or {}},
             **place,
         )
+        layer.visible = visible  # afterwards: a layer that was never seen has a black icon
         while (
             at < len(viewer.layers) - 1
             and viewer.layers[at].metadata.get(KEY, {}).get("source") == source.name

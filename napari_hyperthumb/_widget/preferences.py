@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files import THUMBNAIL_SUFFIX
+
+if TYPE_CHECKING:
+    from ..checkpoint import Model
 
 PLUGIN = "napari-hyperthumb"
 PATTERN = f"*{THUMBNAIL_SUFFIX}"
 DEVICES = ("auto", "cpu", "cuda", "mps")
-_fallback: dict[str, Any] = {"device": "auto", "save_bpp": 0.5}
+_fallback: dict[str, Any] = {"device": "auto", "save_bpp": 0.5, "weights": ""}
 """For this session only, where napari keeps no plugins' settings."""
 
 
@@ -45,7 +48,7 @@ def set_opens_thumbnails(ours: bool) -> None:
 
 
 def get(name: str) -> Any:
-    """A preference: "device" or "save_bpp"."""
+    """A preference: "device", "save_bpp" or "weights"."""
     section = _section()
     return _fallback[name] if section is None else getattr(section, name)
 
@@ -57,3 +60,16 @@ def set_(name: str, value: Any) -> None:
         _fallback[name] = value
     else:
         setattr(section, name, value)
+
+
+def models(weights: str) -> dict[int, Model] | None:
+    """Scale to the weights in a file, as `Session` takes them; None, the bundled ones, for an empty name.
+
+    Raises ModelError.
+    """
+    if not weights:
+        return None
+    from ..codec import load_model
+
+    model = load_model(weights)
+    return {model.scale: model}
