@@ -303,9 +303,13 @@ class FrequencyAwareDecoder(nn.Module):
         self.film = FiLM(2 * COEFFICIENTS, 64, channels, 1 + config.decoder_blocks)
         self.out = _conv(channels, 3 * STRIDE**2, gain=0.1)
 
+    def films(self, tables: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Tables (N, 2, 64) to the scale and shift behind the head and in each block."""
+        return self.film(tables.log().flatten(1) - 2)  # type: ignore[no-any-return]
+
     def forward(self, lr: Tensor, dequantised: Tensor, tables: Tensor) -> Tensor:
         """LR planes (N, 3, h, w), their coefficients (N, 3, 64, h/8, w/8) and tables to HR planes."""
-        films = self.film(tables.log().flatten(1) - 2)
+        films = self.films(tables)
         frequency = self.frequency(dequantised.flatten(1, 2) / UNIT)  # (N, k*s*s, h/8, w/8)
         pixels = F.pixel_unshuffle(lr / UNIT, self.unshuffle)
         h = self.head(torch.cat([pixels, F.pixel_shuffle(frequency, self.shuffle)], 1))
