@@ -133,14 +133,15 @@ def graph(
     for index, conv in enumerate(plain.frequency):
         f = build.conv(f if index == 0 else op.relu(f), conv, f"frequency.{index}")
     f = op.depth_to_space(f, "blocks_first", plain.shuffle)
-    pixels = op.depth_to_space(build.linear(x, plain.pixels[:, :, None, None]), "blocks_first", plain.shuffle)
-    h = film(build.conv(op.concat([pixels, f], 1), plain.head, "head"), 0)
+    pixels = build.linear(x, plain.pixels[:, :, None, None], "pixels")
+    pixels = op.depth_to_space(pixels, "blocks_first", plain.shuffle)
+    h = op.add(build.conv(f, plain.head, "head"), build.linear(pixels, plain.head_pixels, "head_pixels", 1))
+    h = film(h, 0)
     for index, (a, b) in enumerate(plain.blocks):
         y = op.relu(film(build.conv(h, a, f"blocks.{index}.a"), 1 + index))
         h = op.add(h, build.conv(y, b, f"blocks.{index}.b"))
-    levels = op.add(
-        build.conv(h, plain.out, "out"), build.linear(_framed(pixels, plain.unshuffle), plain.up)
-    )
+    up = build.linear(_framed(pixels, plain.unshuffle), plain.up, "up")
+    levels = op.add(build.conv(h, plain.out, "out"), up)
     if eight_bit:
         levels = op.convert(op.round(op.clamp(levels, 0, 255), "half_to_even"), np.uint8)
     return ov.Model([op.transpose(levels, [0, 2, 3, 1])], [coefficients, films], "decoder")
@@ -165,9 +166,9 @@ class _Builder:
     def __init__(self, int8: Int8 | None) -> None:
         self._rounded = int8.convolutions if int8 is not None else {}
 
-    def linear(self, x: Node, weight: Tensor) -> Node:
-        """A convolution without a bias, of what needs no more padding."""
-        return self._convolution(x, op.constant(weight.float().numpy()), 0)
+    def linear(self, x: Node, weight: Tensor, name: str, padding: int = 0) -> Node:
+        """A convolution without a bias, always in float32."""
+        return self._convolution(x, op.constant(weight.float().numpy()), padding, name)
 
     def conv(self, x: Node, conv: Conv, name: str) -> Node:
         weight, bias = op.constant(conv.weight.float().numpy()), conv.bias
@@ -178,10 +179,9 @@ class _Builder:
             most = rounded.weights.reshape(-1, 1, 1, 1).numpy()
             weight = op.fake_quantize(weight, -most, most, -most, most, 255)
             bias = rounded.bias
-        y = self._convolution(x, weight, conv.weight.shape[-1] // 2)
-        y.set_friendly_name(name)
+        y = self._convolution(x, weight, conv.weight.shape[-1] // 2, name)
         return op.add(y, op.constant(bias.float().reshape(1, -1, 1, 1).numpy()))
 
     @staticmethod
-    def _convolution(x: Node, weight: Node, padding: int) -> Node:
-        return op.convolution(x, weight, [1, 1], [padding] * 2, [padding] * 2, [1, 1])
+    def _convolution(x: Node, weight: Node, padding: int, name: str) -> Node:
+        return op.convolution(x, weight, [1, 1], [padding] * 2, [padding] * 2, [1, 1], name=name)

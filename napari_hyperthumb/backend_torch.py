@@ -23,6 +23,8 @@ class TorchDecoder:
         """eight_bit: the output is uint8, else float32."""
         self._plain, self._device, self._eight_bit = plain, device, eight_bit
         self._head = _folded(plain.head, conditions.films[0])
+        pixels = plain.head_pixels * conditions.films[0, 0][:, None, None, None]
+        self._head_pixels = pixels.contiguous(memory_format=torch.channels_last)
         self._blocks = [
             (_folded(a, film), _ready(b)) for (a, b), film in zip(plain.blocks, conditions.films[1:], strict=True)
         ]
@@ -41,8 +43,9 @@ class TorchDecoder:
         f = x.permute(2, 0, 1)[None]
         for index, conv in enumerate(self._frequency):
             f = _conv(f if index == 0 else f.relu_(), conv)
-        h = _conv(torch.cat([pixels, _shuffled(f, plain.shuffle)], 1), self._head)
+        h = _conv(_shuffled(f, plain.shuffle), self._head)
         del f
+        h += F.conv2d(pixels, self._head_pixels, padding=1)
         for a, b in self._blocks:
             h += _conv(_conv(h, a).relu_(), b)
         levels = _conv(h, self._out)

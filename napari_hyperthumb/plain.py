@@ -53,7 +53,7 @@ class PlainDecoder:
 
         pixels = shuffled(pixels(x))                        (C * unshuffle**2 channels at stride 4)
         f = shuffled(f2(relu(f1(relu(f0(x))))))
-        h = film(head([pixels, f]))
+        h = film(head(f) + head_pixels(pixels))
         h = h + b(relu(film(a(h))))                         for each block
         levels = out(h) + up(pixels), pixels framed with what continues the image over its edge
     """
@@ -66,6 +66,9 @@ class PlainDecoder:
     unshuffle: int
     """LR pixels a side for each position."""
     head: Conv
+    head_pixels: Tensor
+    """(channels, C * unshuffle**2, 3, 3): apart from the head's other inputs, since eight bits aren't enough
+    for pixels."""
     blocks: tuple[tuple[Conv, Conv], ...]
     out: Conv
     """To RGB or luma, in 8-bit levels, 0 .. 255."""
@@ -87,7 +90,7 @@ def plain_decoder(net: HyperThumbModel, components: int) -> PlainDecoder:
     # Of PyTorch's pixel_shuffle (c, by, bx); ours is (by, bx, c).
     third = _reordered(third, (-1, shuffle, shuffle), (1, 2, 0))
     head = _conv_of(decoder.head)
-    used = [*range(components * unshuffle**2), *range(3 * unshuffle**2, head.weight.shape[1])]
+    inputs = 3 * unshuffle**2
     out = _conv_of(decoder.out)
     colours = ycbcr_to_rgb(torch.eye(3)[:, :, None, None].to(out.weight))[:, :, 0, 0].T  # (RGB, YCbCr)
     colours = colours if components == 3 else torch.eye(1, 3).to(colours)
@@ -99,7 +102,8 @@ def plain_decoder(net: HyperThumbModel, components: int) -> PlainDecoder:
         shuffle=shuffle,
         pixels=_pixels(components, unshuffle, shuffle).to(weight),
         unshuffle=unshuffle,
-        head=Conv(head.weight[:, used], head.bias),
+        head=Conv(head.weight[:, inputs:], head.bias),
+        head_pixels=head.weight[:, : components * unshuffle**2],
         blocks=tuple((_conv_of(block.a), _conv_of(block.b)) for block in decoder.body),
         out=Conv(weight * UNIT, bias * UNIT + MIDDLE),
         up=_up(components, scale, unshuffle, colours[:, :components].cpu()).to(weight) * UNIT,
