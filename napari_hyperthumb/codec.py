@@ -34,7 +34,7 @@ from .errors import (
     ThumbnailError,
 )
 from .files import write_atomically
-from .pipeline import Coding, PreparedImage, Report, no_report, part_of, reconstruct
+from .pipeline import Coding, PreparedImage, Report, familiar_tables, no_report, part_of, reconstruct
 from .pixels import Array, Format, ValueRange, check_image
 from .targets import Candidate, Target, best_of, improve, meet_target, parse_target
 
@@ -374,9 +374,12 @@ def decode(
         warnings.warn(f"{name}: {text}", HyperThumbWarning, stacklevel=2)
     _check_pixels(shape, max_pixels, name)
     used = _decoder_for(contents, actual, model, name, any_model)
+    quantised, tables = contents.quantised, contents.tables
+    if not contents.own_tables:
+        quantised, tables = familiar_tables(quantised, tables, used, where)
     return reconstruct(
-        contents.quantised,
-        contents.tables,
+        quantised,
+        tables,
         shape,
         fmt,
         used,

@@ -34,7 +34,7 @@ from .jpeg import (
     steps,
     ycbcr_to_rgb,
 )
-from .moves import CAUTION, Offers, per_block, thumbnail_terms
+from .moves import CAUTION, DECAY, Offers, per_block, thumbnail_terms
 from .tiling import Tile
 
 STRIDE = 4
@@ -63,6 +63,10 @@ class ModelConfig:
     """Squared error, in 8-bit levels, that one bit a pixel is worth at level 0."""
     rate_slope: float = 1.7
     """How fast that falls: by its exponential in a level."""
+    thumbnail_weight: float = 1.0
+    """Of the thumbnail's squared error beside the image's, where coefficients are chosen (module `moves`)."""
+    thumbnail_fall: float = 0.0
+    """How fast that falls above level 0: by its exponential in a level."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.scale, int) or self.scale not in (2, 4):
@@ -86,6 +90,8 @@ class ModelConfig:
             raise ModelError("dead_zone must be from 0 to less than 0.5")
         if not (0 <= self.rate_weight < 1e6 and 0 <= self.rate_slope <= 10):
             raise ModelError("rate_weight must be from 0 to 1e6 and rate_slope from 0 to 10")
+        if not (0 <= self.thumbnail_weight < 1e3 and 0 <= self.thumbnail_fall <= 10):
+            raise ModelError("thumbnail_weight must be from 0 to 1e3 and thumbnail_fall from 0 to 10")
 
     def trade_off(self, level: Tensor) -> Tensor:
         """Squared error that one bit a pixel is worth at levels (N,): what they are trained for."""
@@ -350,7 +356,7 @@ class HyperThumbModel(nn.Module):
     """Encoder, quantisation predictor and decoder, trained together."""
 
     gain: Tensor
-    ROUNDS = 1
+    ROUNDS = 3
     """Of moves that every file gets."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -364,6 +370,11 @@ class HyperThumbModel(nn.Module):
     def bit_price(self, level: Tensor) -> Tensor:
         """Squared error, averaged over pixels and colours, that one bit a pixel is worth at levels (N,)."""
         return self.config.trade_off(level)
+
+    def thumbnail_price(self, level: Tensor) -> Tensor:
+        """Squared error of the image that a squared error of one pixel of the thumbnail is worth, (N,)."""
+        c = self.config
+        return c.scale**2 * c.thumbnail_weight * torch.exp(-c.thumbnail_fall * level.clamp_min(0))
 
     def curvature(self, tables: Tensor, channels: int) -> Tensor:
         """Second derivative of an image's error (see `moves`) in each quantised coefficient.
@@ -437,13 +448,13 @@ class HyperThumbModel(nn.Module):
     ) -> Tensor:
         """Coefficients after rounds of moves, as the files of these crops get them."""
         step, wanted = steps(tables, 3), dct_8x8(bicubic * keep)
-        for _ in range(rounds):
+        weight = self.thumbnail_price(level)[:, None, None, None, None]
+        for index in range(rounds):
             gradient = self.gradient(quantised, tables, rgb, keep)
-            slope, stiffness = thumbnail_terms(quantised, step, wanted, self.config.scale)
+            slope, stiffness = thumbnail_terms(quantised, step, wanted, weight)
             offers = Offers.at(quantised, gradient + slope, self.curvature(tables, 3) + stiffness)
-            quantised = offers.taken(
-                CAUTION * self.bit_price(level), per_block(self.config.scale, level), kept=keep[..., None] > 0
-            )
+            count = per_block(self.config.scale, level, DECAY**index)
+            quantised = offers.taken(CAUTION * self.bit_price(level), count, kept=keep[..., None] > 0)
         return quantised
 
     def forward(self, rgb: Tensor, level: Tensor, gray: Tensor | None = None, moves: int = 0) -> Coded:

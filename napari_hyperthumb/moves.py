@@ -24,28 +24,30 @@ from .jpeg import COEFFICIENTS
 CAUTION = 2.0
 """How much more bits count than they are worth: moves bring less error than was estimated, since those are
 picked whose estimate is best (docs/experiments.md)."""
-THUMBNAIL_WEIGHT = 1.0
-"""Of the squared errors of the thumbnail beside those of the image: it stays as good as before."""
+DECAY = 0.8
+"""Of the share of moves that a round makes, from one round to the next."""
 STRIP = 2**18
 """Coefficients that are looked at together: a large image is taken in strips of blocks."""
 
 
-def per_block(scale: int, level: Tensor) -> Tensor:
+def per_block(scale: int, level: Tensor, share: float = 1.0) -> Tensor:
     """Moves worth making at once in the planes of one 8x8 block, (N,): more of them disturb each other.
 
     The finer the steps and the larger the part of the image behind a block, the more; measured at
-    levels -1, 0 and 1 (docs/experiments.md).
+    levels -1, 0 and 1 (docs/experiments.md). share: to make fewer.
     """
-    return (2 * scale * torch.exp2(level)).round().long().clamp(1, COEFFICIENTS)
+    most = (2 * scale * torch.exp2(level)).round().clamp(1, COEFFICIENTS)
+    return (most * share).round().long().clamp_min(1)
 
 
-def thumbnail_terms(quantised: Tensor, step: Tensor, wanted: Tensor, scale: int) -> tuple[Tensor, Tensor]:
-    """Gradient in `quantised` and curvature of the thumbnail's own error, weighted with `THUMBNAIL_WEIGHT`.
+def thumbnail_terms(quantised: Tensor, step: Tensor, wanted: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient in `quantised` and curvature of the thumbnail's own error.
 
     step: of each coefficient. wanted: the coefficients of the thumbnail that the encoder started from.
-    Without these terms moves would pay with the thumbnail's looks.
+    weight: of an error of the thumbnail beside one of the image. Without these terms moves would pay with
+    the thumbnail's looks.
     """
-    stiffness = 2 * THUMBNAIL_WEIGHT * scale**2 * step
+    stiffness = 2 * weight * step
     return stiffness * (quantised * step - wanted), stiffness * step
 
 
@@ -123,6 +125,26 @@ def _ac_prices(group: Tensor, lengths: Tensor) -> Prices:
     code = huffman.AcCode(ac, lengths)
     growing, shrinking = code.growing(1), code.growing(-1)
     return Prices(torch.where(ac >= 0, growing, shrinking), torch.where(ac <= 0, growing, shrinking))
+
+
+def slopes(scaled: Tensor) -> Tensor:
+    """Bits that each AC coefficient costs per unit of magnitude before rounding, (N, C, 64, h, w); DC: 0.
+
+    See `huffman.AcCode.slope`.
+    """
+    rounded = scaled.round()
+    out = torch.zeros_like(scaled)
+    start = 0
+    for group in groups(rounded):
+        planes = slice(start, start + group.shape[1])
+        lengths = ac_code(group)[0]
+        for rows in strips(group):
+            part = group[:, :, :, rows]
+            slope = huffman.AcCode(_ac(part), lengths).slope(_ac(scaled[:, planes, :, rows]))
+            both = torch.cat([torch.zeros_like(slope[..., :1]), slope], -1)
+            out[:, planes, :, rows] = huffman.natural_order(both, *part.shape[3:])
+        start = planes.stop
+    return out
 
 
 def _prices(quantised: Tensor) -> Prices:

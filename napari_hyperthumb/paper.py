@@ -280,6 +280,10 @@ class PaperModel(nn.Module):
         """
         return self.BIT_PRICE * TABLE_FACTOR ** (-2 * level)
 
+    def thumbnail_price(self, level: Tensor) -> Tensor:
+        """As `HyperThumbModel.thumbnail_price`: the thumbnail stays as good as before."""
+        return torch.full_like(level, self.config.scale**2)
+
     def curvature(self, tables: Tensor, channels: int) -> Tensor:
         """As `HyperThumbModel.curvature`, with the gain of a plain upsampling."""
         return 2 * self.config.scale**2 * steps(tables, channels).square()

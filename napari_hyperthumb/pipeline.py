@@ -17,6 +17,7 @@ from .checkpoint import Model
 from .errors import ImageError
 from .jpeg import BLOCK, dct_8x8, dequantise, idct_8x8, rgb_to_ycbcr, steps, ycbcr_to_rgb
 from .model import LEVELS, as_gray
+from .paper import PaperModel
 from .pixels import Array, Format, from_levels, to_levels
 from .tiling import Span, Tile, tiles
 
@@ -181,7 +182,8 @@ class PreparedImage:
         for index in range(rounds):
             first, last = ((1 + 3 * at) / (1 + 3 * rounds) for at in (index, index + 1))
             _, gradient = self.error_gradient(quantised, tables, part_of(report, first, last))
-            quantised = self.taken(self.offers(quantised, gradient, tables), level)
+            offers = self.offers(quantised, gradient, tables, level)
+            quantised = self.taken(offers, level, share=moves.DECAY**index)
         return self.write(quantised, tables, level)
 
     def error_gradient(
@@ -208,29 +210,33 @@ class PreparedImage:
             report((index + 1) / len(work))
         return total, out
 
-    def _with_thumbnail(self, quantised: Tensor, gradient: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient with that of the thumbnail's own error, and the curvature of the latter.
+    def with_thumbnail(
+        self, quantised: Tensor, gradient: Tensor, tables: NDArray[np.int64], level: float
+    ) -> tuple[Tensor, Tensor]:
+        """The gradient with that of the thumbnail's own error, and the curvature of both.
 
-        quantised, gradient: (C, 64, h, w); step: (C, 64, 1, 1).
+        quantised, whole numbers or not, gradient: (C, 64, h, w). The curvature is (C, 64, 1, 1).
         """
-        out, scale = torch.empty_like(gradient), self.net.config.scale
-        stiffness = torch.empty_like(step)
+        table = torch.from_numpy(tables).float()[None].to(self.device)
+        curvature = self.net.curvature(table, len(quantised))[0].to(quantised.device)
+        step = steps(table, len(quantised))[0].to(quantised.device)
+        price = self.net.thumbnail_price(torch.tensor(level))
+        out, stiffness = torch.empty_like(gradient), torch.zeros_like(step)
         for start in range(0, quantised.shape[2], STRIP):  # in strips: nothing else of the image's size
             rows = slice(start, start + STRIP)
             base = self._base[: len(quantised), start * BLOCK : (start + STRIP) * BLOCK]
             wanted = dct_8x8(torch.from_numpy(base)[None])[0].to(quantised.device)
-            slope, stiffness = moves.thumbnail_terms(quantised[:, :, rows], step, wanted, scale)
+            slope, stiffness = moves.thumbnail_terms(quantised[:, :, rows], step, wanted, price)
             out[:, :, rows] = gradient[:, :, rows] + slope
-        return out, stiffness
+        return out, curvature + stiffness
 
-    def offers(self, quantised: Tensor, gradient: Tensor, tables: NDArray[np.int64]) -> moves.Offers:
+    def offers(
+        self, quantised: Tensor, gradient: Tensor, tables: NDArray[np.int64], level: float
+    ) -> moves.Offers:
         """The moves that coefficients (C, 64, h, w) can make; gradient: as `error_gradient` gives it."""
         with torch.no_grad():
-            table = torch.from_numpy(tables).float()[None].to(self.device)
-            curvature = self.net.curvature(table, len(quantised)).to(quantised.device)
-            step = steps(table, len(quantised))[0].to(quantised.device)
-            both, stiffness = self._with_thumbnail(quantised, gradient, step)
-            return moves.Offers.at(quantised[None], both[None], curvature + stiffness)
+            both, curvature = self.with_thumbnail(quantised, gradient, tables, level)
+            return moves.Offers.at(quantised[None], both[None], curvature[None])
 
     def taken(self, offers: moves.Offers, level: float, *, weight: float = 1.0, share: float = 1.0) -> Tensor:
         """The coefficients (C, 64, h, w) after one round of these moves.
@@ -239,7 +245,7 @@ class PreparedImage:
         """
         at = torch.tensor([level])
         price = self.net.bit_price(at) * moves.CAUTION * weight
-        count = (moves.per_block(self.net.config.scale, at) * share).round().long().clamp_min(1)
+        count = moves.per_block(self.net.config.scale, at, share)
         with torch.no_grad():
             return offers.taken(price, count)[0]
 
@@ -289,6 +295,31 @@ def _kept(span: Span, start: int, stop: int) -> tuple[slice, slice]:
     """Where a span's samples go within start..stop, and which of them those are."""
     low, high = max(span.start, start), min(span.stop, stop)
     return slice(low - start, high - start), slice(low - span.low, high - span.low)
+
+
+def familiar_tables(
+    quantised: Tensor, tables: NDArray[np.int64], model: Model, device: torch.device
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """The same coefficients in steps that are no finer than those of level +1; they needn't be whole then.
+
+    The decoder takes the steps for how far the coefficients may be off. In a file that another program saved
+    they say little about that, and finer ones than the decoder has ever seen make a wreck of the image.
+    """
+    if isinstance(model.net, PaperModel):  # doesn't look at them
+        return quantised, tables
+    before = torch.from_numpy(tables).float()[None]
+    strips = torch.split(quantised, STRIP, 2)
+    sums = sum(dequantise(strip[None], before)[0].abs().double().sum((2, 3)) for strip in strips)
+    assert isinstance(sums, Tensor)
+    mean = (sums / (quantised.shape[2] * quantised.shape[3])).float()[None]  # (1, C, 64)
+    gray = len(quantised) == 1
+    net = model.net.to(device)
+    with torch.inference_mode():
+        statistics = net.predictor.pooled((three_planes(mean) if gray else mean).to(device))
+        finest = net.tables(statistics, torch.tensor([LEVELS[1]], device=device))
+        after = torch.maximum(before, (as_gray(finest) if gray else finest).cpu())
+    ratio = (steps(before, len(quantised)) / steps(after, len(quantised)))[0]
+    return quantised * ratio, after[0].numpy().astype(np.int64)
 
 
 def reconstruct(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -77,8 +76,3 @@ def search_level(
             break
         level = guess
     return below, above
-
-
-def log_bytes(nbytes: int) -> float:
-    """File sizes are searched in the logarithm: it is nearly linear in the level."""
-    return math.log(nbytes)

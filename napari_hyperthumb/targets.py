@@ -15,11 +15,13 @@ from .metrics import mse, psnr_from_mse
 from .model import LEVELS
 from .pipeline import Coding, PreparedImage, Report
 from .pixels import to_levels
-from .refine import State, fit_bytes, refine
-from .search import log_bytes, search_level
+from .refine import BYTES_PER_LEVEL, State, fit_bytes, refine
+from .search import search_level
 
 PSNR_SLOPE = 2.5
 """How many dB a level brings, about."""
+SAVED = 1.03
+"""How much larger a plain file is than one after the rounds of moves that every file gets, about."""
 COARSEST = -4.0
 """Below level -1 only the tables grow; at this level they have reached their limit."""
 
@@ -90,40 +92,57 @@ def _trial_reports(report: Report) -> Iterator[Report]:
         yield lambda fraction, trial=trial: report(1 - 0.8 ** (trial + fraction))  # type: ignore[misc]
 
 
-def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidate:
-    reports = _trial_reports(report)
+def _plain_for_bytes(
+    prepared: PreparedImage, wanted: float, reports: Iterator[Report]
+) -> tuple[Coding, Tensor]:
+    """The largest plain coding of no more than `wanted` bytes, and its coefficients. Raises RateError."""
 
     def measure(level: float) -> tuple[float, tuple[Coding, Tensor]]:
         tables = prepared.tables(level)
         quantised = prepared.quantised(level, tables, next(reports))
         coding = prepared.write(quantised, tables, level)
-        return log_bytes(len(coding.data)), (coding, quantised)
+        return math.log(len(coding.data)), (coding, quantised)
 
     below, above = search_level(
         measure,
-        log_bytes(max(wanted, 1)),
+        math.log(max(wanted, 1)),
         low=COARSEST,
         high=LEVELS[1],
         start=0.0,
-        slope=0.85,
+        slope=BYTES_PER_LEVEL,
         tolerance=0.01,
     )
     if below is None:
         least = len(above.result[0].data) if above else 0
         raise RateError(
-            f"{wanted} bytes can't be reached at scale {prepared.model.scale}: "
+            f"{wanted:.0f} bytes can't be reached at scale {prepared.model.scale}: "
             f"the smallest file of this image has about {least} bytes"
         )
-    inside = LEVELS[0] <= below.level < LEVELS[1]
-    plain, quantised = below.result
-    if not prepared.net.ROUNDS:
-        return Candidate(plain, prepared, inside)
-    state = State.at(prepared, below.level, plain.tables, quantised, next(reports))
-    if below.level >= LEVELS[1]:  # there is room to spare: the file of the highest level
-        coding = state.write(state.moved())
-        if len(coding.data) <= wanted:
+    return below.result
+
+
+def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidate:
+    reports = _trial_reports(report)
+    rounds = prepared.net.ROUNDS
+    if rounds:
+        try:
+            plain, quantised = _plain_for_bytes(prepared, SAVED * wanted, reports)
+        except RateError:  # the smallest there is may still do, below
+            rounds = 0
+    if rounds:
+        inside = LEVELS[0] <= plain.level < LEVELS[1]
+        state = State.at(prepared, plain.level, plain.tables, quantised, next(reports))
+        for _ in range(rounds - 1):
+            state = state.after(report=next(reports))
+        coding: Coding | None = None
+        if plain.level >= LEVELS[1]:  # there may be room to spare: the file of the highest level
+            highest = state.write(state.moved())
+            coding = highest if len(highest.data) <= wanted else None
+        coding = coding or fit_bytes(state, wanted)
+        if coding:
             return Candidate(coding, prepared, inside)
-    return Candidate(fit_bytes(state, wanted) or plain, prepared, inside)
+    plain, _ = _plain_for_bytes(prepared, wanted, reports)
+    return Candidate(plain, prepared, LEVELS[0] <= plain.level < LEVELS[1])
 
 
 def _for_psnr(prepared: PreparedImage, wanted: float, report: Report) -> Candidate:

@@ -12,7 +12,7 @@ STANDARD_ZIGZAG = (
     58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 )  # fmt: skip
 
-XMP = b"http://ns.adobe.com/xap/1.0/\0"
+COMMENT = b"HyperThumb "
 
 
 def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -38,8 +38,8 @@ def frame(data: bytes) -> int:
 
 def without_metadata(data: bytes) -> bytes:
     """What a program leaves that strips metadata."""
-    start, stop = find(data, 0xE1)
-    assert data[start + 4 : stop].startswith(XMP)
+    start, stop = find(data, 0xFE)
+    assert data[start + 4 : stop].startswith(COMMENT)
     return data[:start] + data[stop:]
 
 

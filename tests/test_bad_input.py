@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from jpeg_bytes import XMP, find, frame, segments, with_byte, with_size
+from jpeg_bytes import COMMENT, find, frame, segments, with_byte, with_size
 from PIL import Image
 from samples import make_photo
 
@@ -92,9 +92,10 @@ def test_ordinary_jpegs_are_told_apart_and_decode_at_a_given_scale(models):
         assert decode(plain, scale=2, model=models[2]).shape == (80, 100, 3)
 
 
-def test_other_programs_xmp_doesnt_make_a_thumbnail():
+@pytest.mark.parametrize("other", [{"xmp": b'<x:xmpmeta xmlns:x="a"/>'}, {"comment": b"by hand"}])
+def test_what_other_programs_say_doesnt_make_a_thumbnail(other):
     with pytest.raises(NotAThumbnailError):
-        info(saved(make_photo(40, 50), xmp=b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'))
+        info(saved(make_photo(40, 50), **other))
 
 
 def test_gray_progressive_and_exif_jpegs_are_usual_ones():
@@ -197,9 +198,9 @@ def test_claim_in_200_bytes_is_refused():
 
 
 def with_claimed_hr_size(data: bytes, size: bytes) -> bytes:
-    start, stop = find(data, 0xE1)
+    start, stop = find(data, 0xFE)
     body = data[start + 4 : stop]
-    assert body.startswith(XMP) and body.count(b" 130x96 ") == 1
+    assert body.startswith(COMMENT) and body.count(b" 130x96 ") == 1
     body = body.replace(b" 130x96 ", b" %s " % size)
     return data[: start + 2] + (len(body) + 2).to_bytes(2, "big") + body + data[stop:]
 

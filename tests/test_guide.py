@@ -77,14 +77,12 @@ def test_everything_in_the_guide_runs(tmp_path):
         assert text in printed, text
 
 
-def test_the_packet_it_shows_is_the_one_that_is_written():
+def test_the_comment_it_shows_is_one_that_is_read():
     from napari_hyperthumb import bitstream
 
     (shown,) = (block.text for block in blocks(GUIDE.read_text(encoding="utf-8")) if block.language == "text")
-    one_line = " ".join(shown.split("\n")).strip()
-    value = re.search(r'ht:Thumbnail="([^"]+)"', one_line)
-    assert value
-    assert bitstream._RDF.format(value[1]) == one_line
-    parsed = bitstream._parse_metadata(one_line.encode(), gray=False)
-    assert parsed is not None
-    assert (parsed[0].scale, parsed[0].shape, parsed[0].model) == (2, (400, 600), "ht-x2")
+    prefix = bitstream._COMMENT.decode()
+    assert shown.startswith(prefix)
+    metadata, check = bitstream._parse_metadata(shown.strip().removeprefix(prefix).encode(), gray=False)
+    assert (metadata.scale, metadata.shape, metadata.model) == (2, (400, 600), "ht-x2")
+    assert check == "2b3a"

@@ -18,8 +18,8 @@ from .. import huffman
 from ..errors import DependencyError
 from ..jpeg import COEFFICIENTS
 
-HEADER_BITS = 8 * (20 + 226 + 2 * 69 + 19 + 14 + 4 * 21 + 2 + 2)
-"""Markers of a three-component baseline file: APP0, XMP, tables, frame, scan, empty Huffman tables."""
+HEADER_BITS = 8 * (20 + 54 + 2 * 69 + 19 + 14 + 4 * 21 + 2 + 2)
+"""Markers of a three-component baseline file: APP0, comment, tables, frame, scan, empty Huffman tables."""
 
 
 def _dc(scaled: Tensor, quantised: Tensor) -> tuple[Tensor, Tensor]:
