@@ -1,4 +1,4 @@
-# make demo | test | test-napari | test-notebooks | test-reference | notebooks | lint | benchmark. Each sets up
+# make demo | test | test-napari | test-notebooks | test-reference | notebooks | lint | benchmark | int8. Each sets up
 # what it needs; nothing is installed outside of .venv but the Debian packages of `system` (as root, or with sudo).
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,8 +11,9 @@ APT = chromium imagemagick xvfb xauth libegl1 libxkbcommon-x11-0 libxcb-cursor0 
 # Where there is none, the tests of the widgets take the real screen, or are skipped.
 SCREEN = $(if $(shell command -v xvfb-run),xvfb-run -a -s "-screen 0 1600x1000x24")
 KODAK ?= ../shared/data/kodak
+TRAIN ?= ../shared/data/train
 
-.PHONY: demo test test-napari test-notebooks test-reference notebooks lint benchmark system clean
+.PHONY: demo test test-napari test-notebooks test-reference notebooks lint benchmark int8 system clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -49,6 +50,11 @@ lint: $(VENV)/.test
 # The table the project is judged by; KODAK=folder measures other pictures.
 benchmark: $(VENV)/.test
 	$(BIN)/python benchmarks/rd.py $(KODAK) --out runs/benchmark
+
+# The bundled weights' int8 files, after new weights: an old one is left unread. TRAIN=folder of pictures.
+int8: $(VENV)/.test
+	$(BIN)/python -m pip install -q -c constraints.txt nncf
+	$(BIN)/python scripts/quantise.py --pictures $(TRAIN)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { scripts/apt.sh python3-venv && $(PYTHON) -m venv $(VENV); }

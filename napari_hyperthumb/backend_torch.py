@@ -26,7 +26,8 @@ class TorchDecoder:
         pixels = plain.head_pixels * conditions.films[0, 0][:, None, None, None]
         self._head_pixels = pixels.contiguous(memory_format=torch.channels_last)
         self._blocks = [
-            (_folded(a, film), _ready(b)) for (a, b), film in zip(plain.blocks, conditions.films[1:], strict=True)
+            (_folded(a, film), _ready(b))
+            for (a, b), film in zip(plain.blocks, conditions.films[1:], strict=True)
         ]
         self._frequency = [_ready(conv) for conv in plain.frequency]
         self._out, self._up = _ready(plain.out), plain.up.contiguous(memory_format=torch.channels_last)

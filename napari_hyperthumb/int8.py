@@ -6,7 +6,6 @@ names another is left unread. It holds ranges and biases only, the weights thems
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ SUFFIX = ".int8"
 MAX_LOSS = 0.05
 """dB that eight bits may cost; a file that says more is never chosen by itself."""
 MAX_BYTES = 2**20
+_AGAIN = "make it again with scripts/quantise.py, or remove it"
 _KEYS = ("range", "weights", "bias")
 
 
@@ -50,7 +50,9 @@ class Int8:
     digest: str
     """Of the weights."""
     loss: float
-    """Greatest mean loss in dB that was measured when it was made."""
+    """Greatest mean loss in dB that was measured, at any level of those that `finest` lets through."""
+    finest: float
+    """`backend.fineness` of the finest tables for which the loss was found to be at most MAX_LOSS."""
 
 
 def save_int8(path: Path, int8: Int8) -> None:
@@ -60,7 +62,8 @@ def save_int8(path: Path, int8: Int8) -> None:
         for name, rounded in int8.convolutions.items()
         for key in _KEYS
     }
-    header = {"format": FORMAT, "digest": int8.digest, "loss": json.dumps(round(int8.loss, 4))}
+    numbers = {"loss": repr(round(int8.loss, 4)), "finest": repr(round(int8.finest, 4))}
+    header = {"format": FORMAT, "digest": int8.digest, **numbers}
     write_atomically(path, save_tensors(tensors, metadata=header))
 
 
@@ -74,11 +77,11 @@ def load_int8(path: Path) -> Int8:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         names = sorted({key.rpartition(".")[0] for key in tensors})
         found = {name: Rounded(*(tensors.pop(f"{name}.{key}") for key in _KEYS)) for name in names}
-        loss, digest = float(header["loss"]), header["digest"]
+        loss, finest, digest = float(header["loss"]), float(header["finest"]), header["digest"]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(f"{path}: not a readable int8 file; make it again with make int8 ({error})") from error
+        raise ModelError(f"{path}: not a readable int8 file ({error}); {_AGAIN}") from error
     sound = all(
         rounded.range.shape == (2,)
         and rounded.weights.shape == rounded.bias.shape
@@ -86,9 +89,9 @@ def load_int8(path: Path) -> Int8:
         and all(torch.isfinite(getattr(rounded, key)).all() for key in _KEYS)
         for rounded in found.values()
     )
-    if header.get("format") != FORMAT or tensors or not sound or not math.isfinite(loss):
-        raise ModelError(f"{path}: not an int8 file of ours, or a damaged one; make it again with make int8")
-    return Int8(found, digest, loss)
+    if header.get("format") != FORMAT or tensors or not sound or not math.isfinite(loss + finest):
+        raise ModelError(f"{path}: not an int8 file of ours, or a damaged one; {_AGAIN}")
+    return Int8(found, digest, loss, finest)
 
 
 def int8_of(model: Model) -> Int8 | None:

@@ -11,7 +11,6 @@ divided by 128. `level` is -1 (smallest file) .. +1 (largest), shape (N,).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,14 +34,11 @@ from .jpeg import (
     ycbcr_to_rgb,
 )
 from .moves import CAUTION, DECAY, Offers, per_block, thumbnail_terms
-from .tiling import Tile
 
 STRIDE = 4
 """HR pixels a side behind one position of the residual trunks."""
 UNIT = 128.0
 LEVELS = (-1.0, 1.0)
-TileDecoder = Callable[[Tile, Tensor, Tensor], Tensor]
-"""A tile, its LR planes and dequantised coefficients (with their surroundings) to its HR planes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,19 +418,6 @@ class HyperThumbModel(nn.Module):
         second = (up - down) * 2 * half / steps(tables, 3).square()
         weight = keep[..., None].expand_as(second).sum((0, 3, 4)).clamp_min(1)
         return (second.sum((0, 3, 4)) / weight / 2).clamp_min(0)
-
-    def tile_decoder(self, quantised: Tensor, tables: Tensor) -> tuple[TileDecoder, int]:
-        """What decodes a tile, and the halo it needs, in HR pixels.
-
-        quantised: of the whole image, (1, 1 or 3, 64, h, w); tables: (1, 2, 64), on the network's device.
-        They are for models that do a part of their work on the whole image; this one doesn't.
-        """
-
-        def decode(tile: Tile, lr: Tensor, dequantised: Tensor) -> Tensor:
-            out: Tensor = self.decoder(lr, dequantised, tables)
-            return out
-
-        return decode, self.config.decoder_halo
 
     def moved(
         self,

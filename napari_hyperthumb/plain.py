@@ -1,12 +1,11 @@
 """The decoder as plain convolutions, from coefficients to finished pixels: what backends run.
 
 Everything that is linear is folded into the convolution before or behind it: the inverse DCT, the units, the
-upsampling, and the conversion to RGB. Nothing here depends on a file; what does (steps and FiLM) are two small
-vectors, `Conditions`.
+upsampling, and the conversion to RGB. What depends on a file (steps and FiLM) is apart: two small vectors,
+`Conditions`.
 
-Layout: channels last. Coefficients come as (h/8, w/8, C * 64), C being 1 (gray) or 3, and the picture leaves as
-(h/4, w/4, 4 * 4 * C): for each position the 4x4 pixels, row by row, with their colours innermost, so that it is
-one copy of 4 * C numbers at a time away from its place.
+Layout: channels last. Coefficients come as (h/8, w/8, C * 64) of the thumbnail, C being 1 (gray) or 3. The
+picture leaves as (H/4, W/4, 4 * 4 * C): for each position 4x4 pixels, row by row, their colours innermost, so that copying 4 * C numbers at a time puts it into place.
 """
 
 from __future__ import annotations
