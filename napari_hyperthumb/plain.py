@@ -5,7 +5,8 @@ upsampling, and the conversion to RGB. What depends on a file (steps and FiLM) i
 `Conditions`.
 
 Layout: channels last. Coefficients come as (h/8, w/8, C * 64) of the thumbnail, C being 1 (gray) or 3. The
-picture leaves as (H/4, W/4, 4 * 4 * C): for each position 4x4 pixels, row by row, their colours innermost, so that copying 4 * C numbers at a time puts it into place.
+picture leaves as (H/4, W/4, 4 * 4 * C): for each position 4x4 pixels, row by row, their colours innermost, so
+that copying 4 * C numbers at a time puts it into place.
 """
 
 from __future__ import annotations
