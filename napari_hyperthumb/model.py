@@ -161,9 +161,15 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, film: tuple[Tensor, Tensor] | None = None) -> Tensor:
         y = self.a(x)
-        if film is not None:
-            y = y * film[0] + film[1]
-        out: Tensor = x + self.b(F.relu(y))
+        if torch.is_grad_enabled():
+            if film is not None:
+                y = y * film[0] + film[1]
+            out: Tensor = x + self.b(F.relu(y))
+        else:  # the same without copies: nothing has to be kept for a gradient
+            if film is not None:
+                y = torch.addcmul(film[1], y, film[0])
+            out = self.b(y.relu_())
+            out += x
         return out
 
 

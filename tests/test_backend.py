@@ -1,4 +1,4 @@
-"""The decoder in PyTorch and OpenVINO: same results, chosen by the rules, never with an int8 file of others."""
+"""The decoder in PyTorch and OpenVINO: same results, chosen by the rules, no int8 file of other weights."""
 
 from __future__ import annotations
 
