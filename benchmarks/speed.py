@@ -13,9 +13,9 @@ Decoding is timed with every backend, beside the published decoder (`paper.py` i
 weights) and a convolution of 64 channels, which stands for the machine's peak: how much of it a decoder
 reaches is its multiplications over its time.
 
---decode-only makes our files without the search for a size and without moves, and times no encoding: 6K takes
-minutes otherwise. --memory runs each operation in a process of its own and reports its peak resident memory
-(ru_maxrss). --cold shows where the time of a first decode in a new process goes.
+--decode-only searches for our levels and the others' qualities on a part of the picture, leaves our moves out
+and times no encoding: 6K takes many minutes otherwise. --memory runs each operation in a process of its own and
+reports its peak resident memory (ru_maxrss). --cold shows where the time of a first decode in a new process goes.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 TARGETS = ((2, 0.3), (4, 0.15))
 """Our scale and the bpp that goes with it."""
+SAMPLE = 768
+"""Pixels a side of the part on which --decode-only searches for levels and qualities."""
 REFERENCE = "AVIF, speed 6"
 PAPER, PEAK = "published decoder (x4), torch", "3x3 convolution of 64 channels, float32, torch"
 Size = tuple[int, int]
@@ -140,16 +142,17 @@ def pillow_options(name: str, quality: float, threads: int) -> dict[str, Any]:
     return {"quality": int(quality), "speed": 6, "max_threads": threads}
 
 
-def pillow_timed(name: str, image: Pixels, nbytes: int, threads: int) -> Timed:
-    """A codec of Pillow's at the quality that gives at most nbytes."""
+def pillow_timed(name: str, image: Pixels, nbytes: int, wanted: argparse.Namespace) -> Timed:
+    """A codec of Pillow's at the quality that gives at most nbytes (--decode-only: to a part)."""
     from PIL import Image
 
     from napari_hyperthumb.compare import available_codecs, closest
 
     codec = next(codec for codec in available_codecs() if codec.name == name)
-    coded = closest(codec, image, nbytes)
+    part = image[:SAMPLE, :SAMPLE] if wanted.decode_only else image
+    coded = closest(codec, part, nbytes * part.size // image.size)
     assert coded.quality is not None
-    options = pillow_options(name, coded.quality, threads)
+    options = pillow_options(name, coded.quality, wanted.threads)
 
     def encode() -> bytes:
         buffer = io.BytesIO()
@@ -167,21 +170,22 @@ def pillow_timed(name: str, image: Pixels, nbytes: int, threads: int) -> Timed:
 
 
 def our_file(image: Pixels, scale: int, bpp: float, device: str) -> tuple[bytes, float]:
-    """A file of about so many bpp without a search or moves, and its level."""
+    """A file without moves, and its level: one that gives a part of the picture about so many bpp."""
     from napari_hyperthumb import load_model
     from napari_hyperthumb.device import pick_device
     from napari_hyperthumb.pipeline import PreparedImage
     from napari_hyperthumb.pixels import check_image
 
-    array, fmt = check_image(image)
-    prepared = PreparedImage(array, fmt, load_model(f"ht-x{scale}"), pick_device(device))
-    low, high = -1.0, 1.0
+    def prepared(part: Pixels) -> PreparedImage:
+        return PreparedImage(*check_image(part), load_model(f"ht-x{scale}"), pick_device(device))
+
+    part = image[:SAMPLE, :SAMPLE]
+    sample, low, high = prepared(part), -1.0, 1.0
     for _ in range(4):
         level = (low + high) / 2
-        data = prepared.code(level, rounds=0).data
-        large = 8 * len(data) > bpp * array.shape[0] * array.shape[1]
+        large = 8 * len(sample.code(level, rounds=0).data) > bpp * part.shape[0] * part.shape[1]
         low, high = (low, level) if large else (level, high)
-    return data, level
+    return prepared(image).code(level, rounds=0).data, level
 
 
 def gmac(net: Any, pixels: int) -> float:
@@ -369,7 +373,7 @@ def time_all(options: argparse.Namespace) -> None:
             print(f"{width}x{height}, {bpp:g} bpp", file=sys.stderr, flush=True)
             rows = our_timed(image, scale, bpp, options)
             rows += [paper_timed(image, options), peak_timed()]
-            rows += [pillow_timed(name, image, rows[0].nbytes, options.threads) for name in names]
+            rows += [pillow_timed(name, image, rows[0].nbytes, options) for name in names]
             if options.decode_only:
                 for row in rows:
                     row.encode = None
