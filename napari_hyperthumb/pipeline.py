@@ -363,7 +363,7 @@ def reconstruct(
         if isinstance(net, PaperModel):
             decode, halo = net.tile_decoder(quantised[None], table)
             work = windows(padded, tile, halo, block, area)
-            outputs = (_positions(decode, part, quantised, table, block) for part in work)
+            outputs: Iterator[Array] = (_positions(decode, part, quantised, table, block) for part in work)
         else:
             work = windows(padded, tile, net.config.decoder_halo, block, area)
             outputs = _outputs(chosen, model, net, quantised, table, work, fmt)
@@ -405,7 +405,7 @@ def _outputs(
 
     rows, columns = work[0].rows, work[0].columns
     size = ((rows.high - rows.low) // block, (columns.high - columns.low) // block)
-    key = None if model.path is None else model.digest  # a network that is being trained changes
+    key = None if model.path is None else (model.digest,)  # a network that is being trained changes
     decoder = OpenVINODecoder(plain, found, size, eight_bit=fmt.eight_bit, int8=chosen.int8, key=key)
     return decoder.outputs(inputs)
 

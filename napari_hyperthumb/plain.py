@@ -116,7 +116,7 @@ def conditions(decoder: FrequencyAwareDecoder, tables: Tensor, components: int) 
     return Conditions(steps(tables, components).flatten() / UNIT, films)
 
 
-def _conv_of(module: torch.nn.Module) -> Conv:
+def _conv_of(module: object) -> Conv:
     assert isinstance(module, torch.nn.Conv2d) and module.bias is not None
     return Conv(module.weight.detach(), module.bias.detach())
 
