@@ -15,8 +15,7 @@ reaches is its multiplications over its time.
 
 --decode-only searches for our levels and the others' qualities on a part of the picture, leaves our moves out
 and times no encoding: 6K takes many minutes otherwise. --memory runs each operation in a process of its own
-and reports its peak resident memory (ru_maxrss). --cold shows where the time of a first decode in a new process
-goes.
+and reports its peak resident memory (ru_maxrss). --cold shows where the time of a first decode goes.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ class Int8:
     digest: str
     """Of the weights."""
     loss: float
-    """Greatest mean loss in dB that was measured, at any level of those that `finest` lets through."""
+    """Greatest mean loss in dB at those of the measured levels that keep within MAX_LOSS."""
     finest: float
-    """`backend.fineness` of the finest tables for which the loss was found to be at most MAX_LOSS."""
+    """`backend.fineness` of the tables at which the loss comes to MAX_LOSS, or of the finest measured."""
 
 
 def save_int8(path: Path, int8: Int8) -> None:

@@ -142,16 +142,18 @@ def measured(plain: PlainDecoder, held_out: Sequence[Sample], int8: Int8) -> Int
         )
         lost[level].append(10 * np.log10(rounded / exact))
         steps[level].append(float(found.steps[:COEFFICIENTS].mul(UNIT).log().mean()))
-    for level in LEVELS:
-        print(
-            f"  level {level:4}: {np.mean(lost[level]):.4f} dB, log of luma steps {np.mean(steps[level]):.2f}"
-        )
-    # From the coarsest tables on, as long as the loss stays within bounds.
-    good = list(itertools.takewhile(lambda level: np.mean(lost[level]) <= MAX_LOSS, LEVELS))
+    losses, logs = ([float(np.mean(values[level])) for level in LEVELS] for values in (lost, steps))
+    for level, loss, log in zip(LEVELS, losses, logs, strict=True):
+        print(f"  level {level:4}: {loss:.4f} dB, log of luma steps {log:.2f}")
+    # From the coarsest tables on, as far as the loss stays within bounds.
+    good = list(itertools.takewhile(lambda loss: loss <= MAX_LOSS, losses))
     if not good:
-        return replace(int8, loss=float(np.mean(lost[LEVELS[0]])))
-    worst = max(float(np.mean(lost[level])) for level in good)
-    return replace(int8, loss=worst, finest=float(np.mean(steps[good[-1]])))
+        return replace(int8, loss=losses[0])
+    last = len(good) - 1
+    finest = logs[last]
+    if len(good) < len(LEVELS):
+        finest = float(np.interp(MAX_LOSS, losses[last : last + 2], logs[last : last + 2]))
+    return replace(int8, loss=max(good), finest=finest)
 
 
 def quantise(path: Path, pictures: Sequence[Path]) -> None:
