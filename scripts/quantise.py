@@ -149,10 +149,10 @@ def measured(plain: PlainDecoder, held_out: Sequence[Sample], int8: Int8) -> Int
     good = list(itertools.takewhile(lambda loss: loss <= MAX_LOSS, losses))
     if not good:
         return replace(int8, loss=losses[0])
-    last = len(good) - 1
-    finest = logs[last]
+    finest = min(steps[LEVELS[-1]])
     if len(good) < len(LEVELS):
-        finest = float(np.interp(MAX_LOSS, losses[last : last + 2], logs[last : last + 2]))
+        around = slice(len(good) - 1, len(good) + 1)
+        finest = float(np.interp(MAX_LOSS, losses[around], logs[around]))
     return replace(int8, loss=max(good), finest=finest)
 
 
