@@ -182,7 +182,6 @@ def test_progress_is_reported_for_each_window_and_can_end_the_work(lively):
     st.integers(1, 60),
     st.integers(1, 20),
     st.integers(0, 8),
-    st.integers(0, 59),
     st.data(),
 )
 def test_windows_cover_the_region_once_in_one_shape(height, width, size, halo, data):
