@@ -17,7 +17,7 @@ from .backend_torch import TorchDecoder
 from .bitstream import MAX_SIDE, STRIP, Metadata, read_jpeg, write_jpeg
 from .checkpoint import Model
 from .errors import ImageError
-from .jpeg import BLOCK, dct_8x8, dequantise, idct_8x8, rgb_to_ycbcr, steps, ycbcr_to_rgb
+from .jpeg import BLOCK, COEFFICIENTS, dct_8x8, dequantise, idct_8x8, rgb_to_ycbcr, steps, ycbcr_to_rgb
 from .model import LEVELS, STRIDE, HyperThumbModel, as_gray, whole
 from .paper import PaperModel, TileDecoder
 from .pixels import Array, Format, from_levels, to_levels
@@ -32,6 +32,8 @@ GRADIENT_TILE = 512
 """The same where activations are kept for a gradient."""
 CACHE_BYTES = 400 * 2**20
 """Trunk features kept between levels; a larger image computes them again at every level."""
+ROOM_BYTES = 100 * 2**20
+"""Trunk features that aren't kept while moves are made, which need room of their own."""
 Report = Callable[[float], None]
 """Called with the fraction done; what it raises ends the work (that is how to cancel)."""
 
@@ -171,9 +173,10 @@ class PreparedImage:
         out: NDArray[np.int64] = tables[0].cpu().numpy().astype(np.int64)
         return out
 
-    def release(self) -> None:
-        """Forget the trunk's features; coding another level computes them again."""
-        self._features.clear()
+    def release(self, at_least: int = 0) -> None:
+        """Forget the trunk's features where they take so many bytes; another level computes them again."""
+        if sum(features.nbytes for features in self._features.values()) >= at_least:
+            self._features.clear()
 
     def code(self, level: float, report: Report = no_report, *, rounds: int | None = None) -> Coding:
         """The file at a level. Levels below -1 use the encoder of -1 and coarser tables.
@@ -184,6 +187,8 @@ class PreparedImage:
         tables = self.tables(level)
         rounds = self.net.ROUNDS if rounds is None else rounds
         quantised = self.quantised(level, tables, part_of(report, 0.0, 1 / (1 + 3 * rounds)))
+        if rounds:
+            self.release(ROOM_BYTES)
         for index in range(rounds):
             first, last = ((1 + 3 * at) / (1 + 3 * rounds) for at in (index, index + 1))
             _, gradient = self.error_gradient(quantised, tables, part_of(report, first, last))
@@ -257,14 +262,19 @@ class PreparedImage:
     def scaled(self, level: float, tables: NDArray[np.int64], report: Report = no_report) -> Tensor:
         """Coefficients / tables of the thumbnail as the encoder makes it: (1 or 3, 64, h, w)."""
         planes = self.lr_planes(max(level, LEVELS[0]), report)
-        with torch.inference_mode():
-            step = steps(torch.from_numpy(tables).float()[None], len(planes))
-            strips = torch.split(torch.from_numpy(planes)[None], STRIP * BLOCK, 2)
-            return torch.cat([(dct_8x8(strip) / step)[0] for strip in strips], 2).clone()
+        step = steps(torch.from_numpy(tables).float()[None], len(planes))
+        height, width = (side // BLOCK for side in planes.shape[1:])
+        out = torch.empty(len(planes), COEFFICIENTS, height, width)
+        for start in range(0, height, STRIP):  # in strips: nothing else of the image's size
+            strip = torch.from_numpy(planes[:, start * BLOCK : (start + STRIP) * BLOCK])[None]
+            out[:, :, start : start + STRIP] = (dct_8x8(strip) / step)[0]
+        return out
 
     def quantised(self, level: float, tables: NDArray[np.int64], report: Report = no_report) -> Tensor:
         """The same, rounded."""
-        out: Tensor = self.net.rounded(self.scaled(level, tables, report))
+        out = self.scaled(level, tables, report)
+        for strip in torch.split(out, STRIP, 2):
+            strip.copy_(self.net.rounded(strip))
         return out
 
     def write(self, quantised: Tensor, tables: NDArray[np.int64], level: float) -> Coding:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .errors import RateError
 from .metrics import mse, psnr_from_mse
 from .model import LEVELS
-from .pipeline import Coding, PreparedImage, Report
+from .pipeline import ROOM_BYTES, Coding, PreparedImage, Report
 from .pixels import to_levels
 from .refine import BYTES_PER_LEVEL, State, fit_bytes, refine
 from .search import search_level
@@ -130,6 +130,7 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
         except RateError:  # the smallest there is may still do, below
             rounds = 0
     if rounds:
+        prepared.release(ROOM_BYTES)
         inside = LEVELS[0] <= plain.level < LEVELS[1]
         state = State.at(prepared, plain.level, plain.tables, quantised, next(reports))
         for _ in range(rounds - 1):
