@@ -26,16 +26,16 @@ from .plain import Conditions, Conv, PlainDecoder
 
 IN_FLIGHT = 2
 """Windows inside OpenVINO at once: one being worked on, one waiting or being copied out."""
-KEPT = 4
-"""Compiled graphs kept for the next picture of that size..."""
-KEPT_POSITIONS = 2**20 // STRIDE**2 * 3 // 2
-"""...of at most so many positions (1.5 Mpx), since each keeps the memory it works in."""
+KEPT = 5_000_000
+"""HR pixels, in all, of the windows whose compiled graphs are kept for the next picture of that size. Each
+holds on to the memory it works in."""
 Key = tuple[object, ...]
 Node = Any
 """OpenVINO's nodes carry no types."""
 
 _core = ov.Core()
-_compiled: OrderedDict[Key, Any] = OrderedDict()
+_compiled: OrderedDict[Key, tuple[Any, int]] = OrderedDict()
+"""With their HR pixels."""
 _lock = threading.Lock()
 
 
@@ -93,7 +93,7 @@ def _compile(
     with _lock:
         if key is not None and whole in _compiled:
             _compiled.move_to_end(whole)
-            return _compiled[whole]
+            return _compiled[whole][0]
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
@@ -101,10 +101,11 @@ def _compile(
         "ENABLE_CPU_PINNING": False,
     }
     compiled = _core.compile_model(graph(plain, size, eight_bit=eight_bit, int8=int8), "CPU", options)
-    if key is not None and size[0] * size[1] * plain.shuffle**2 <= KEPT_POSITIONS:
+    pixels = size[0] * size[1] * (plain.shuffle * STRIDE) ** 2
+    if key is not None and pixels <= KEPT:
         with _lock:
-            _compiled[whole] = compiled
-            while len(_compiled) > KEPT:
+            _compiled[whole] = compiled, pixels
+            while sum(held for _, held in _compiled.values()) > KEPT:
                 _compiled.popitem(last=False)
     return compiled
 

@@ -317,3 +317,29 @@ def test_a_file_decodes_alike_with_all_backends(lively):
     assert (exact != other).mean() < 1e-3
     assert read_jpeg(thumbnail.data).quantised.shape[0] == 3
     assert "openvino" in sys.modules
+
+
+def test_compiled_graphs_are_kept_within_bounds(lively, monkeypatch):
+    """The same size again compiles nothing; what is kept never grows past the limit."""
+    needs("openvino")
+    from napari_hyperthumb import backend_openvino
+
+    block, compiled = lively.net.config.block, []
+    original = backend_openvino.graph
+    monkeypatch.setattr(backend_openvino, "graph", lambda *a, **k: compiled.append(1) or original(*a, **k))
+    monkeypatch.setattr(backend_openvino, "KEPT", 40 * block**2)
+    backend_openvino._compiled.clear()
+
+    def run(rows: int) -> int:
+        arguments = (coefficients(False, rows, 4), COARSE, (rows * block, 4 * block), EIGHT_BIT, lively, CPU)
+        reconstruct(*arguments, backend="openvino")
+        return len(compiled)
+
+    assert [run(rows) for rows in (4, 4, 5, 4, 5)] == [1, 1, 2, 2, 2]
+    assert [run(rows) for rows in (6, 4, 12, 12)] == [
+        3,
+        4,
+        5,
+        6,
+    ]  # 4 and 5 had to go; 12 is too large
+    assert sum(held for _, held in backend_openvino._compiled.values()) <= 40 * block**2
