@@ -245,7 +245,7 @@ class QuantisationPredictor(nn.Module):
         with torch.no_grad():
             last.weight.mul_(0.05)
             last.bias.zero_()
-        index = torch.arange(COEFFICIENTS)
+        index = torch.arange(COEFFICIENTS, device="cpu")  # on "meta", torch imports sympy for it: a second
         diagonal = (index // BLOCK + index % BLOCK).float()
         luma, chroma = math.log(14.0) + 0.03 * diagonal, math.log(20.0) + 0.05 * diagonal
         self.register_buffer("base", torch.stack([luma, chroma]))  # (2, 64)
