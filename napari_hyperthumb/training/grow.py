@@ -58,7 +58,7 @@ def _put_blocks(new: nn.ModuleList, old: nn.ModuleList, ends: int) -> None:
 
 SIZES = ("encoder_channels", "encoder_blocks", "encoder_level_blocks", "decoder_channels", "decoder_blocks")
 """What may grow."""
-OBJECTIVE = ("rate_weight", "rate_slope")
+OBJECTIVE = ("rate_weight", "rate_slope", "thumbnail_weight", "thumbnail_fall")
 """What may change besides: the weights don't depend on it."""
 
 
