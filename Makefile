@@ -1,5 +1,5 @@
-# make demo | test | test-napari | test-notebooks | test-reference | notebooks | screenshots | lint | benchmark. Each
-# sets up what it needs; nothing is installed outside of .venv but the Debian packages of `system` (as root, or with sudo).
+# make demo | test | test-napari | test-notebooks | test-reference | notebooks | screenshots | lint | benchmark |
+# int8. Each sets up what it needs; nothing is installed outside of .venv but the Debian packages of `system` (as root, or with sudo).
 PYTHON ?= python3
 VENV ?= .venv
 REFERENCE ?= .venv-reference
@@ -14,8 +14,9 @@ SCREEN = $(if $(shell command -v xvfb-run),xvfb-run -a -s "-screen 0 1600x1000x2
 WORKERS = -n 2 --dist loadfile
 NOTEBOOKS = --nbmake --nbmake-timeout=600 notebooks
 KODAK ?= ../shared/data/kodak
+TRAIN ?= ../shared/data/train
 
-.PHONY: demo test test-napari test-notebooks test-reference notebooks screenshots lint benchmark system clean
+.PHONY: demo test test-napari test-notebooks test-reference notebooks screenshots lint benchmark int8 system clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -57,6 +58,11 @@ lint: $(VENV)/.test
 # The table the project is judged by; KODAK=folder measures other pictures.
 benchmark: $(VENV)/.test
 	$(BIN)/python benchmarks/rd.py $(KODAK) --out runs/benchmark
+
+# The bundled weights' int8 files, after new weights: an old one is left unread. TRAIN=folder of pictures.
+int8: $(VENV)/.test
+	$(BIN)/python -m pip install -q -c constraints.txt nncf
+	$(BIN)/python scripts/quantise.py --pictures $(TRAIN)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { scripts/apt.sh python3-venv && $(PYTHON) -m venv $(VENV); }

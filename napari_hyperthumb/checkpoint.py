@@ -46,6 +46,8 @@ class Model:
     """First 16 hex digits of the SHA-256 of the weights file."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What training wrote about itself: steps, minutes, data."""
+    path: Path | None = None
+    """The file; None for a network that is still being trained."""
 
     @property
     def scale(self) -> int:
@@ -171,7 +173,7 @@ def load_checkpoint(path: str | Path) -> Model:
         notes = {}
     net.eval().requires_grad_(False)
     digest = hashlib.sha256(data).hexdigest()[:16]
-    return Model(net, name, digest, notes)
+    return Model(net, name, digest, notes, path)
 
 
 def bundled_path(name: str) -> Path:

@@ -57,6 +57,15 @@ _err = Console(stderr=True, highlight=False, soft_wrap=True)
 _out = Console(highlight=False, soft_wrap=True)
 
 
+class BackendName(str, Enum):
+    """Choices of --backend."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+    int8 = "openvino-int8"
+
+
 class Scale(str, Enum):
     """Choices of --scale."""
 
@@ -429,6 +438,9 @@ def decode_command(
     ] = False,
     max_pixels: Annotated[int | None, typer.Option(help="Refuse larger images.")] = None,
     device: Device = "auto",
+    backend: Annotated[
+        BackendName, typer.Option(help="What runs the decoder; auto also looks at HYPERTHUMB_BACKEND.")
+    ] = BackendName.auto,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -443,6 +455,7 @@ def decode_command(
             "model": model,
             "any_model": any_model,
             "device": device,
+            "backend": backend.value,
             "max_pixels": MAX_PIXELS if max_pixels is None else max_pixels,
             "progress": progress,
         }

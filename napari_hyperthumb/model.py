@@ -11,7 +11,6 @@ divided by 128. `level` is -1 (smallest file) .. +1 (largest), shape (N,).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,14 +34,11 @@ from .jpeg import (
     ycbcr_to_rgb,
 )
 from .moves import CAUTION, DECAY, Offers, per_block, thumbnail_terms
-from .tiling import Tile
 
 STRIDE = 4
 """HR pixels a side behind one position of the residual trunks."""
 UNIT = 128.0
 LEVELS = (-1.0, 1.0)
-TileDecoder = Callable[[Tile, Tensor, Tensor], Tensor]
-"""A tile, its LR planes and dequantised coefficients (with their surroundings) to its HR planes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +161,15 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, film: tuple[Tensor, Tensor] | None = None) -> Tensor:
         y = self.a(x)
-        if film is not None:
-            y = y * film[0] + film[1]
-        out: Tensor = x + self.b(F.relu(y))
+        if torch.is_grad_enabled():
+            if film is not None:
+                y = y * film[0] + film[1]
+            out: Tensor = x + self.b(F.relu(y))
+        else:  # the same without copies: nothing has to be kept for a gradient
+            if film is not None:
+                y = torch.addcmul(film[1], y, film[0])
+            out = self.b(y.relu_())
+            out += x
         return out
 
 
@@ -243,7 +245,7 @@ class QuantisationPredictor(nn.Module):
         with torch.no_grad():
             last.weight.mul_(0.05)
             last.bias.zero_()
-        index = torch.arange(COEFFICIENTS)
+        index = torch.arange(COEFFICIENTS, device="cpu")  # on "meta", torch imports sympy for it: a second
         diagonal = (index // BLOCK + index % BLOCK).float()
         luma, chroma = math.log(14.0) + 0.03 * diagonal, math.log(20.0) + 0.05 * diagonal
         self.register_buffer("base", torch.stack([luma, chroma]))  # (2, 64)
@@ -309,9 +311,13 @@ class FrequencyAwareDecoder(nn.Module):
         self.film = FiLM(2 * COEFFICIENTS, 64, channels, 1 + config.decoder_blocks)
         self.out = _conv(channels, 3 * STRIDE**2, gain=0.1)
 
+    def films(self, tables: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Tables (N, 2, 64) to the scale and shift behind the head and in each block."""
+        return self.film(tables.log().flatten(1) - 2)  # type: ignore[no-any-return]
+
     def forward(self, lr: Tensor, dequantised: Tensor, tables: Tensor) -> Tensor:
         """LR planes (N, 3, h, w), their coefficients (N, 3, 64, h/8, w/8) and tables to HR planes."""
-        films = self.film(tables.log().flatten(1) - 2)
+        films = self.films(tables)
         frequency = self.frequency(dequantised.flatten(1, 2) / UNIT)  # (N, k*s*s, h/8, w/8)
         pixels = F.pixel_unshuffle(lr / UNIT, self.unshuffle)
         h = self.head(torch.cat([pixels, F.pixel_shuffle(frequency, self.shuffle)], 1))
@@ -418,19 +424,6 @@ class HyperThumbModel(nn.Module):
         second = (up - down) * 2 * half / steps(tables, 3).square()
         weight = keep[..., None].expand_as(second).sum((0, 3, 4)).clamp_min(1)
         return (second.sum((0, 3, 4)) / weight / 2).clamp_min(0)
-
-    def tile_decoder(self, quantised: Tensor, tables: Tensor) -> tuple[TileDecoder, int]:
-        """What decodes a tile, and the halo it needs, in HR pixels.
-
-        quantised: of the whole image, (1, 1 or 3, 64, h, w); tables: (1, 2, 64), on the network's device.
-        They are for models that do a part of their work on the whole image; this one doesn't.
-        """
-
-        def decode(tile: Tile, lr: Tensor, dequantised: Tensor) -> Tensor:
-            out: Tensor = self.decoder(lr, dequantised, tables)
-            return out
-
-        return decode, self.config.decoder_halo
 
     def moved(
         self,

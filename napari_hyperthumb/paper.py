@@ -20,6 +20,7 @@ Units as in `model`: planes are zero-centred Y, Cb, Cr in 8-bit levels; inside, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,7 @@ from .jpeg import (
     steps,
     ycbcr_to_rgb,
 )
-from .model import STRIDE, Coded, TileDecoder, as_gray, bicubic_down, integer_tables, planes_kept, whole
+from .model import STRIDE, Coded, as_gray, bicubic_down, integer_tables, planes_kept, whole
 from .paper_layers import EDSR, ENCODER_SLOPE, BlockMLP, DenseBlock, Down, Up, conv3
 from .tiling import Tile, tiles
 
@@ -52,6 +53,8 @@ TABLE_FACTOR = 4.0
 COEFFICIENT_RANGE = 10.0
 CONTEXT_TILE = 8192
 """HR pixels a side of the pieces in which the coefficient branch runs over a large image."""
+TileDecoder = Callable[[Tile, Tensor, Tensor], Tensor]
+"""A tile, its LR planes and dequantised coefficients (with their surroundings) to its HR planes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,8 +310,9 @@ class PaperModel(nn.Module):
         return out
 
     def tile_decoder(self, quantised: Tensor, tables: Tensor) -> tuple[TileDecoder, int]:
-        """As `HyperThumbModel.tile_decoder`.
+        """What decodes a tile, and the halo it needs, in HR pixels.
 
+        quantised: of the whole image, (1, 1 or 3, 64, h, w); tables: (1, 2, 64), on the network's device.
         The coefficient branch reaches over a thousand pixels but is 5% of the work: it runs here, over the
         whole image, so that tiles need the pixel branch's surroundings only.
         """

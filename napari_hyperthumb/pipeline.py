@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,17 +12,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import moves
+from .backend import Backend, pick_backend
+from .backend_torch import TorchDecoder
 from .bitstream import MAX_SIDE, STRIP, Metadata, read_jpeg, write_jpeg
 from .checkpoint import Model
 from .errors import ImageError
 from .jpeg import BLOCK, COEFFICIENTS, dct_8x8, dequantise, idct_8x8, rgb_to_ycbcr, steps, ycbcr_to_rgb
-from .model import LEVELS, as_gray
-from .paper import PaperModel
+from .model import LEVELS, STRIDE, HyperThumbModel, as_gray, whole
+from .paper import PaperModel, TileDecoder
 from .pixels import Array, Format, from_levels, to_levels
-from .tiling import Span, Tile, tiles
+from .plain import MIDDLE, conditions, plain_decoder
+from .tiling import Span, Tile, tiles, windows
 
 TILE = 1024
 """HR pixels a side."""
+DECODER_TILE = 2048
+"""The same for the decoder, which takes less memory."""
 GRADIENT_TILE = 512
 """The same where activations are kept for a gradient."""
 CACHE_BYTES = 400 * 2**20
@@ -341,36 +346,109 @@ def reconstruct(
     device: torch.device,
     *,
     region: tuple[tuple[int, int], tuple[int, int]] | None = None,
-    tile: int = TILE,
+    tile: int = DECODER_TILE,
+    backend: str = "auto",
     report: Report = no_report,
 ) -> Array:
     """Quantised coefficients (C, 64, h, w) and tables (2, 64) to the HR array.
 
     shape: HR height and width. region: ((top, bottom), (left, right)) to reconstruct only that.
-    Returns (H, W) or (H, W, 3) of the format's dtype.
+    backend: one of `backend.BACKENDS`. Returns (H, W) or (H, W, 3) of the format's dtype.
     """
+    chosen = pick_backend(backend, model, device, fmt, shape[0] * shape[1], tables)
     net = model.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    block = net.config.block
     (top, bottom), (left, right) = region or ((0, shape[0]), (0, shape[1]))
-    aligned = (_aligned((top, bottom), block), _aligned((left, right), block))
-    padded = padded_shape(shape, block)
-    size = (bottom - top, right - left)
-    out = np.empty(size if fmt.gray else (*size, 3), np.dtype(fmt.dtype))
+    block = net.config.block
+    area = (_aligned((top, bottom), block), _aligned((left, right), block))
+    channels = () if fmt.gray else (3,)
+    # Whole positions of the decoder, so that what it gives is copied once; the surplus is cut off below.
+    rows, columns = (
+        (low // STRIDE * STRIDE, whole(high, STRIDE)) for low, high in ((top, bottom), (left, right))
+    )
+    out = np.empty((rows[1] - rows[0], columns[1] - columns[0], *channels), np.dtype(fmt.dtype))
     table = torch.from_numpy(tables).float()[None].to(device)
+    padded = padded_shape(shape, block)
+    tile = _whole_tile(tile, block)
     with torch.inference_mode():
-        decode, halo = net.tile_decoder(quantised[None], table)
-        work = list(tiles(padded, _whole_tile(tile, block), halo, aligned))
-        for index, part in enumerate(work):
-            cut = quantised[:, :, part.rows.outer(block), part.columns.outer(block)]
-            dequantised = dequantise(cut[None].to(device), table)
-            if fmt.gray:
-                dequantised = three_planes(dequantised)
-            planes = decode(part, idct_8x8(dequantised), dequantised)
-            rows, inner_rows = _kept(part.rows, top, bottom)
-            columns, inner_columns = _kept(part.columns, left, right)
-            planes = planes[:, :, inner_rows, inner_columns]
-            rgb = planes[:, :1] if fmt.gray else ycbcr_to_rgb(planes)
-            levels = (rgb[0] + 128).permute(1, 2, 0).cpu().numpy()
-            out[rows, columns] = from_levels(levels, fmt)
+        if isinstance(net, PaperModel):
+            decode, halo = net.tile_decoder(quantised[None], table)
+            work = windows(padded, tile, halo, block, area)
+            outputs: Iterator[Array] = (_positions(decode, part, quantised, table, block) for part in work)
+        else:
+            work = windows(padded, tile, net.config.decoder_halo, block, area)
+            outputs = _outputs(chosen, model, net, quantised, table, work, fmt)
+        for index, (part, levels) in enumerate(zip(work, outputs, strict=True)):
+            kept_rows, inner_rows = _kept(part.rows, *rows)
+            kept_columns, inner_columns = _kept(part.columns, *columns)
+            _place(levels[_coarse(inner_rows), _coarse(inner_columns)], out[kept_rows, kept_columns], fmt)
             report((index + 1) / len(work))
+    if out.shape[:2] != (bottom - top, right - left):
+        out = out[top - rows[0] : bottom - rows[0], left - columns[0] : right - columns[0]].copy()
     return out
+
+
+def _outputs(
+    chosen: Backend,
+    model: Model,
+    net: HyperThumbModel,
+    quantised: Tensor,
+    table: Tensor,
+    work: list[Tile],
+    fmt: Format,
+) -> Iterator[Array]:
+    """Pixels (h/4, w/4, 16 * C) of each window, as `plain` lays them out."""
+    components, block = len(quantised), net.config.block
+    found = conditions(net.decoder, table, components)
+    plain = plain_decoder(net, components)
+    factors = found.steps.cpu()
+
+    def scaled(part: Tile) -> NDArray[np.float32]:
+        cut = quantised[:, :, part.rows.outer(block), part.columns.outer(block)]
+        cut = cut.permute(2, 3, 0, 1).reshape(*cut.shape[2:], len(factors))  # (h, w, C * 64)
+        out: NDArray[np.float32] = (cut * factors).contiguous().numpy()
+        return out
+
+    inputs = (scaled(part) for part in work)
+    if chosen.name == "torch":
+        return TorchDecoder(plain, found, table.device, eight_bit=fmt.eight_bit).outputs(inputs)
+    from .backend_openvino import OpenVINODecoder  # 0.2 s, and an extra
+
+    rows, columns = work[0].rows, work[0].columns
+    size = ((rows.high - rows.low) // block, (columns.high - columns.low) // block)
+    key = None if model.path is None else (model.digest,)  # a network that is being trained changes
+    decoder = OpenVINODecoder(plain, found, size, eight_bit=fmt.eight_bit, int8=chosen.int8, key=key)
+    return decoder.outputs(inputs)
+
+
+def _positions(
+    decode: TileDecoder, part: Tile, quantised: Tensor, table: Tensor, block: int
+) -> NDArray[np.float32]:
+    """The same from a decoder of planes, which gives float32."""
+    cut = quantised[:, :, part.rows.outer(block), part.columns.outer(block)]
+    dequantised = dequantise(cut[None].to(table.device), table)
+    gray = len(quantised) == 1
+    if gray:
+        dequantised = three_planes(dequantised)
+    planes = decode(part, idct_8x8(dequantised), dequantised)
+    levels = (planes[:, :1] if gray else ycbcr_to_rgb(planes))[0] + MIDDLE
+    height, width = levels.shape[1:]
+    levels = levels.reshape(-1, height // STRIDE, STRIDE, width // STRIDE, STRIDE).permute(1, 3, 2, 4, 0)
+    out: NDArray[np.float32] = levels.flatten(2).cpu().numpy()
+    return out
+
+
+def _coarse(pixels: slice) -> slice:
+    return slice(pixels.start // STRIDE, pixels.stop // STRIDE)
+
+
+def _place(levels: Array, out: Array, fmt: Format) -> None:
+    """Pixels (h/4, w/4, 16 * C) into their place (h, w) or (h, w, 3)."""
+    height, width = levels.shape[:2]
+    if levels.dtype == np.uint8:
+        # Four pixels of a row are one item to copy.
+        item = np.dtype((np.void, levels.shape[2] // STRIDE))
+        target = out.reshape(len(out), -1).view(item).reshape(height, STRIDE, width)
+        target[:] = np.ascontiguousarray(levels).view(item).swapaxes(1, 2)
+        return
+    pixels = levels.reshape(height, width, STRIDE, STRIDE, -1).swapaxes(1, 2)
+    out[:] = from_levels(pixels.reshape(height * STRIDE, width * STRIDE, -1), fmt)

@@ -27,6 +27,11 @@ class Format:
     gray: bool = False
     """One channel, shape (H, W); otherwise RGB, shape (H, W, 3)."""
 
+    @property
+    def eight_bit(self) -> bool:
+        """Whether the values are the codec's own levels."""
+        return self.dtype == "uint8" and self.range == (0.0, 255.0)
+
 
 def _check_shape(image: Array, alpha: str) -> Array:
     if image.ndim == 3 and image.shape[2] == 1:
@@ -98,7 +103,7 @@ def to_levels(array: Array, fmt: Format) -> NDArray[np.float32]:
     """Values to codec levels: (H, W) or (H, W, 3) to (H, W, 1 or 3) float32 in 0 .. 255."""
     if array.ndim == 2:
         array = array[:, :, None]
-    if fmt.dtype == "uint8" and fmt.range == (0.0, 255.0):
+    if fmt.eight_bit:
         return array.astype(np.float32)
     scale = unit_scale(fmt)
     if scale == 0:
@@ -112,7 +117,7 @@ def from_levels(levels: NDArray[np.float32], fmt: Format) -> Array:
     """Codec levels (H, W, 1 or 3) to an array of the original's dtype and shape."""
     if fmt.gray:
         levels = levels[:, :, 0]
-    if fmt.dtype == "uint8" and fmt.range == (0.0, 255.0):
+    if fmt.eight_bit:
         return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
     dtype = np.dtype(fmt.dtype)
     low, high = fmt.range

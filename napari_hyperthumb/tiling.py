@@ -59,3 +59,38 @@ def tiles(
     for rows in _spans(top, bottom, height, size, halo):
         for columns in _spans(left, right, width, size, halo):
             yield Tile(rows, columns)
+
+
+def windows(
+    shape: tuple[int, int],
+    size: int,
+    halo: int,
+    block: int,
+    region: tuple[tuple[int, int], tuple[int, int]] | None = None,
+) -> list[Tile]:
+    """As `tiles`, but all of them have one shape with their surroundings, and as few as cover the image.
+
+    What runs them is prepared for one shape only. size: about how many pixels a side are kept of each; block:
+    the model's, of which low and high are multiples as well as start and stop.
+    """
+    rows, columns = (
+        _windows(start, stop, length, size, halo, block)
+        for (start, stop), length in zip(region or ((0, shape[0]), (0, shape[1])), shape, strict=True)
+    )
+    return [Tile(row, column) for row in rows for column in columns]
+
+
+def _windows(start: int, stop: int, length: int, size: int, halo: int, block: int) -> list[Span]:
+    first, last = max(start - halo, 0), min(stop + halo, length)
+    count = -(-(stop - start) // size)
+    # Neighbours share two halos.
+    side = -(-(last - first + 2 * halo * (count - 1)) // (count * block)) * block
+    if count == 1 or side >= last - first:
+        return [Span(start, stop, first, last)]
+    lows = [min(first + index * (side - 2 * halo), last - side) for index in range(count)]
+    ends = [start, *(low + side - halo for low in lows[:-1]), stop]
+    return [
+        Span(begin, end, low, low + side)
+        for low, begin, end in zip(lows, ends[:-1], ends[1:], strict=True)
+        if begin < end
+    ]

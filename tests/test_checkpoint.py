@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -281,3 +283,13 @@ def test_unknown_names_list_the_bundled_ones(name):
 def test_model_says_its_scale(models):
     assert {scale: model.scale for scale, model in models.items()} == {2: 2, 4: 4}
     assert all(isinstance(model, Model) for model in models.values())
+
+
+def test_loading_weights_imports_nothing_heavy(model_paths):
+    """Some operations on the meta device make torch import sympy, which takes over a second."""
+    script = (
+        "import sys, torch; before = 'sympy' in sys.modules; from napari_hyperthumb import load_model; "
+        f"load_model({str(model_paths[2])!r}); print(before or 'sympy' not in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

@@ -1,0 +1,89 @@
+"""The decoder in PyTorch, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from .pixels import Array
+from .plain import Conditions, Conv, PlainDecoder
+
+
+class TorchDecoder:
+    """Runs windows of any size; FiLM is folded into the convolutions."""
+
+    def __init__(
+        self, plain: PlainDecoder, conditions: Conditions, device: torch.device, *, eight_bit: bool
+    ) -> None:
+        """eight_bit: the output is uint8, else float32."""
+        self._plain, self._device, self._eight_bit = plain, device, eight_bit
+        self._head = _folded(plain.head, conditions.films[0])
+        pixels = plain.head_pixels * conditions.films[0, 0][:, None, None, None]
+        self._head_pixels = pixels.contiguous(memory_format=torch.channels_last)
+        self._blocks = [
+            (_folded(a, film), _ready(b))
+            for (a, b), film in zip(plain.blocks, conditions.films[1:], strict=True)
+        ]
+        self._frequency = [_ready(conv) for conv in plain.frequency]
+        self._out, self._up = _ready(plain.out), plain.up.contiguous(memory_format=torch.channels_last)
+
+    def outputs(self, inputs: Iterable[NDArray[np.float32]]) -> Iterator[Array]:
+        """As `backend_openvino.OpenVINODecoder.outputs`."""
+        for x in inputs:
+            yield self._levels(torch.from_numpy(x).to(self._device)).cpu().numpy()
+
+    def _levels(self, x: Tensor) -> Tensor:
+        """(h, w, C * 64) to (h/4, w/4, 16 * C)."""
+        plain = self._plain
+        pixels = _shuffled((x @ plain.pixels.T)[None].permute(0, 3, 1, 2), plain.shuffle)
+        f = x.permute(2, 0, 1)[None]
+        for index, conv in enumerate(self._frequency):
+            f = _conv(f if index == 0 else f.relu_(), conv)
+        h = _conv(_shuffled(f, plain.shuffle), self._head)
+        del f
+        h += F.conv2d(pixels, self._head_pixels, padding=1)
+        for a, b in self._blocks:
+            h += _conv(_conv(h, a).relu_(), b)
+        levels = _conv(h, self._out)
+        del h
+        levels += F.conv2d(_framed(pixels, plain.unshuffle), self._up)
+        if self._eight_bit:
+            levels = levels.clamp_(0, 255).round_().to(torch.uint8)
+        return levels[0].permute(1, 2, 0)
+
+
+def _ready(conv: Conv) -> Conv:
+    return Conv(conv.weight.contiguous(memory_format=torch.channels_last), conv.bias)
+
+
+def _folded(conv: Conv, film: Tensor) -> Conv:
+    """Followed by a scale and a shift, (2, outputs)."""
+    scale, shift = film
+    return _ready(Conv(conv.weight * scale[:, None, None, None], conv.bias * scale + shift))
+
+
+def _conv(x: Tensor, conv: Conv) -> Tensor:
+    return F.conv2d(x, conv.weight, conv.bias, padding=conv.weight.shape[-1] // 2)
+
+
+def _shuffled(x: Tensor, times: int) -> Tensor:
+    """Channels (by, bx, c) to finer positions, channels last in memory as before."""
+    _, channels, height, width = x.shape
+    x = x.permute(0, 2, 3, 1).reshape(height, width, times, times, -1)  # (h, w, by, bx, c)
+    x = x.transpose(1, 2).reshape(1, height * times, width * times, channels // times**2)
+    return x.permute(0, 3, 1, 2)
+
+
+def _framed(pixels: Tensor, unshuffle: int) -> Tensor:
+    """One position more on each side, holding the mirrored positions at the edge."""
+    order = torch.arange(pixels.shape[1], device=pixels.device).reshape(-1, unshuffle, unshuffle)
+    for axis in (0, 1):
+        mirrored = pixels[:, order.flip(1 + axis).flatten()]
+        first, last = mirrored.narrow(2 + axis, 0, 1), mirrored.narrow(2 + axis, -1, 1)
+        pixels = torch.cat([first, pixels, last], 2 + axis)
+    return pixels.contiguous(memory_format=torch.channels_last)
