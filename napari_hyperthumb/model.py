@@ -358,7 +358,7 @@ class HyperThumbModel(nn.Module):
     """Encoder, quantisation predictor and decoder, trained together."""
 
     gain: Tensor
-    ROUNDS = 3
+    ROUNDS = 4
     """Of moves that every file gets."""
 
     def __init__(self, config: ModelConfig) -> None:

@@ -22,7 +22,7 @@ from .moves import DECAY, Offers, count_bits, slopes
 from .pipeline import Coding, PreparedImage, Report, no_report
 
 DESCENTS, ROUNDS = 16, 16
-STEP, MOMENTUM = 0.25, 0.8
+STEP, MOMENTUM = 0.1, 0.8
 """Of a descent, in units of what the curvature says, and what is kept of the step before."""
 SLOWER = 0.85
 """The decay of moves in many rounds."""
@@ -114,26 +114,34 @@ def descended(
     """The encoder's coefficients, brought down the slope of error and bits together, then rounded.
 
     Accelerated proximal gradient steps (Beck and Teboulle, SIAM J. Imaging Sciences 2(1), 2009) scaled by the
-    curvature; the rate is the same surrogate that training descends. Returns whole numbers (C, 64, h, w).
+    curvature, smaller ones where they led up; the rate is the same surrogate that training descends. Returns
+    whole numbers (C, 64, h, w).
     going: asked before each step.
     """
     price = float(prepared.net.bit_price(torch.tensor(level)))
-    at = prepared.scaled(level, tables)
-    velocity, bits = torch.zeros_like(at), torch.zeros_like(at)
+    at = ahead = best = prepared.scaled(level, tables)
+    lowest, step, momentum = math.inf, STEP, MOMENTUM
+    bits = torch.zeros_like(at)
     for index in range(count):
         if not going():
             break
         if index % 4 == 0:
-            bits = slopes(at[None])[0] * price
-        ahead = at + MOMENTUM * velocity
-        _, gradient = prepared.error_gradient(ahead, tables)
+            bits, lowest = slopes(at[None])[0] * price, math.inf
+        error, gradient = prepared.error_gradient(ahead, tables)
         with torch.no_grad():
+            objective = error + float((bits * ahead.abs()).sum())
+            if objective > lowest:  # too far: from the best point again, with smaller steps
+                step, momentum = step / 2, momentum / 2
+                at = ahead = best
+                continue
+            lowest, best = objective, ahead
             gradient, curvature = prepared.with_thumbnail(ahead, gradient, tables, level)
-            stepped = ahead - STEP * gradient / curvature
-            stepped = torch.copysign((stepped.abs() - STEP * bits / curvature).clamp_min(0), stepped)
-            at, velocity = stepped, stepped - at
+            stepped = ahead - step * gradient / curvature
+            stepped = torch.copysign((stepped.abs() - step * bits / curvature).clamp_min(0), stepped)
+            ahead = stepped + momentum * (stepped - at)
+            at = stepped
         report((index + 1) / count)
-    out: Tensor = prepared.net.rounded(at)
+    out: Tensor = prepared.net.rounded(best)
     return out
 
 
