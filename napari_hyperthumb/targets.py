@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 
@@ -140,6 +140,8 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
             highest = state.write(state.moved())
             coding = highest if len(highest.data) <= wanted else None
         coding = coding or fit_bytes(state, wanted)
+        if coding is None or len(coding.data) < 0.99 * wanted:  # more moves reach further
+            coding = fit_bytes(replace(state, share=1.0), wanted) or coding
         if coding:
             return Candidate(coding, prepared, inside)
     plain, _ = _plain_for_bytes(prepared, wanted, reports)
