@@ -135,11 +135,11 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
         state = State.at(prepared, plain.level, plain.tables, quantised, next(reports))
         for _ in range(rounds - 1):
             state = state.after(report=next(reports))
-        coding: Coding | None = None
         if plain.level >= LEVELS[1]:  # there may be room to spare: the file of the highest level
             highest = state.write(state.moved())
-            coding = highest if len(highest.data) <= wanted else None
-        coding = coding or fit_bytes(state, wanted)
+            if len(highest.data) <= wanted:
+                return Candidate(highest, prepared, inside)
+        coding = fit_bytes(state, wanted)
         if coding is None or len(coding.data) < 0.99 * wanted:  # more moves reach further
             coding = fit_bytes(replace(state, share=1.0), wanted) or coding
         if coding:
