@@ -901,8 +901,10 @@ def test_the_menus_have_entries(viewer: Any) -> None:
         "/File/Open Sample/HyperThumb/Lunar surface",
         "/File/IO Utilities/Decode (HyperThumb)",
         "/Layers/Transform/Encode (HyperThumb)",
+        "/Layers/Transform/Encode stack (HyperThumb)",
         "/Layers/Measure/Compare (HyperThumb)",
         "/Plugins/HyperThumb/Encode (HyperThumb)",
+        "/Plugins/HyperThumb/Encode stack (HyperThumb)",
         "/Plugins/HyperThumb/Decode (HyperThumb)",
         "/Plugins/HyperThumb/Compare (HyperThumb)",
     }
