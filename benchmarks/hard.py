@@ -1,6 +1,6 @@
 """What HyperThumb is bad at: PSNR against JPEG and WebP at equal bytes on difficult pictures.
 
-    python benchmarks/hard.py [FOLDER] [--side 512] [--bpp 0.3 0.6] [--limit N]
+    python benchmarks/hard.py [FOLDER] [--side 512] [--bpp 0.3 0.6] [--every N]
 
 FOLDER: pictures of any kind; each channel of a picture that isn't RGB counts as one, mapped to 8 bits by
 its range. The middle of each, --side pixels at most, is coded at each rate; the other codecs get the same
@@ -54,8 +54,8 @@ def made_up(side: int) -> Iterator[tuple[str, np.ndarray]]:
         yield f"strip-{strip.shape[1]}x{height}", np.ascontiguousarray(strip.transpose(1, 0, 2))
 
 
-def pictures(folder: Path | None, side: int, limit: int | None) -> Iterator[tuple[str, np.ndarray]]:
-    for path in [] if folder is None else list(find_images([folder]))[:limit]:
+def pictures(folder: Path | None, side: int, every: int) -> Iterator[tuple[str, np.ndarray]]:
+    for path in [] if folder is None else list(find_images([folder]))[::every]:
         try:
             planes = eight_bit_pictures(read_image(path))
         except HyperThumbError as error:
@@ -74,7 +74,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--bpp", type=float, nargs="+", default=[0.3, 0.6])
-    parser.add_argument("--limit", type=int, help="only the first N files")
+    parser.add_argument("--every", type=int, default=1, help="only one file in so many")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     import torch
@@ -83,7 +83,7 @@ def main() -> int:
     codecs = [codec for codec in available_codecs() if codec.name in OTHERS]
     found: dict[tuple[str, float], list[tuple[float, ...]]] = {}
     behind = []
-    for name, image in pictures(options.folder, options.side, options.limit):
+    for name, image in pictures(options.folder, options.side, options.every):
         group = re.split(r"__|-", name)[0]
         for rate in options.bpp:
             try:

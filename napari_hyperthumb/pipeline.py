@@ -28,7 +28,7 @@ TILE = 1024
 """HR pixels a side."""
 DECODER_TILE = 2048
 """The same for the decoder, which takes less memory."""
-GRADIENT_TILE = 768
+GRADIENT_TILE = 576
 """The same where activations are kept for a gradient."""
 CACHE_BYTES = 400 * 2**20
 """Trunk features kept between levels; a larger image computes them again at every level."""
