@@ -165,7 +165,7 @@ def encode(
     reached with as few bytes as the level allows; level is -1 (smallest) .. 1. Default: level 0.
     scale: HR side / thumbnail side, 2 or 4; "auto" takes the one with the smaller error at the
     wanted size (for a level: 2).
-    effort: "fast" is one pass through the networks for each size that is tried; "best" then looks for
+    effort: "fast" makes a few passes through the decoder once the size is found; "best" then looks for
     better coefficients for the same decoder (module `refine`), some dozens of passes.
     seconds: budget of "best", checked between passes; None: until it is done.
     device: "auto", "cpu", "cuda", "mps".
