@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 
 from .errors import DeviceError
@@ -30,6 +32,22 @@ def pick_device(name: str = "auto") -> torch.device:
     if not available.get(device.type, False):
         raise DeviceError(f'device {name!r} isn\'t available here; use "auto" or "cpu"')
     return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32: on every CUDA GPU, and CPUs with instructions for it."""
+    if device.type == "cpu":
+        # Not in torch 2.0, which takes the slow way.
+        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    return device.type == "cuda"
+
+
+def mixed_precision(
+    device: torch.device, dtype: torch.dtype | None
+) -> contextlib.AbstractContextManager[object]:
+    """Convolutions and linear layers inside in `dtype`, None: as everything else."""
+    # Not autocast(enabled=False): with torch 2.0 even that asks for a GPU's driver.
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def describe_device(device: torch.device) -> str:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .device import mixed_precision
 from .errors import ModelError
 from .jpeg import (
     BLOCK,
@@ -360,6 +361,8 @@ class HyperThumbModel(nn.Module):
     gain: Tensor
     ROUNDS = 4
     """Of moves that every file gets."""
+    mixed: torch.dtype | None = None
+    """Of the encoder's and decoder's layers in training; tables, DCT and what is left are float32 always."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -401,7 +404,11 @@ class HyperThumbModel(nn.Module):
     def decode(self, quantised: Tensor, tables: Tensor) -> Tensor:
         """Quantised coefficients (N, 3, 64, h, w) and tables (N, 2, 64) to HR planes."""
         dequantised = dequantise(quantised, tables)
-        out: Tensor = self.decoder(idct_8x8(dequantised), dequantised, tables)
+        return self._decoded(idct_8x8(dequantised), dequantised, tables)
+
+    def _decoded(self, lr: Tensor, dequantised: Tensor, tables: Tensor) -> Tensor:
+        with mixed_precision(lr.device, self.mixed):
+            out: Tensor = self.decoder(lr, dequantised, tables)
         return out
 
     def gradient(self, quantised: Tensor, tables: Tensor, rgb: Tensor, keep: Tensor) -> Tensor:
@@ -452,7 +459,9 @@ class HyperThumbModel(nn.Module):
         rgb: (N, 3, H, W), H and W multiples of `config.block`, zero-centred 8-bit levels.
         level: (N,). gray: (N,) booleans, which images are to be coded with one component.
         """
-        lr, bicubic = self.encoder(rgb_to_ycbcr(rgb), level)
+        planes = rgb_to_ycbcr(rgb)
+        with mixed_precision(rgb.device, self.mixed):
+            lr, bicubic = self.encoder(planes, level)
         keep = planes_kept(lr, gray)
         lr = lr * keep
         tables = self.tables(self.predictor.statistics(bicubic), level, round_ste)
@@ -466,5 +475,5 @@ class HyperThumbModel(nn.Module):
         quantised = scaled + (whole - scaled).detach()
         dequantised = dequantise(quantised, tables)
         shown = idct_8x8(dequantised)
-        hr = ycbcr_to_rgb(self.decoder(shown, dequantised, tables) * keep)
+        hr = ycbcr_to_rgb(self._decoded(shown, dequantised, tables) * keep)
         return Coded(hr, shown, bicubic, scaled, quantised, tables)

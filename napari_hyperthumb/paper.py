@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .device import mixed_precision
 from .errors import ModelError
 from .jpeg import (
     BLOCK,
@@ -268,6 +269,8 @@ class PaperModel(nn.Module):
     ROUNDS = 0
     """Of moves that every file gets: published files are rounded, no more."""
     BIT_PRICE = 120.0
+    mixed: torch.dtype | None = None
+    """As in `HyperThumbModel`."""
 
     def __init__(self, config: PaperConfig) -> None:
         super().__init__()
@@ -339,7 +342,8 @@ class PaperModel(nn.Module):
         with rounding, at the level.
         """
         planes = rgb_to_ycbcr(rgb)
-        lr = self.encoder.base(planes)
+        with mixed_precision(rgb.device, self.mixed):
+            lr = self.encoder.base(planes).float()
         keep = planes_kept(lr, gray)
         lr = lr * keep
         rounding = _with_noise if self.training else torch.round
@@ -353,7 +357,9 @@ class PaperModel(nn.Module):
         quantised = rounding(scaled) * keep[..., None]
         dequantised = dequantise(quantised, tables)
         shown = idct_8x8(dequantised)
-        hr = ycbcr_to_rgb(self.decoder(shown, dequantised, tables) * keep)
+        with mixed_precision(rgb.device, self.mixed):
+            decoded = self.decoder(shown, dequantised, tables).float()
+        hr = ycbcr_to_rgb(decoded * keep)
         return Coded(hr, shown, bicubic_down(planes, self.config.scale), scaled, quantised, tables)
 
 

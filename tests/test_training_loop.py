@@ -204,6 +204,31 @@ def test_guidance_falls_above_level_0(source, tmp_path):
     assert extra(1.0) == pytest.approx(0.5 * math.exp(-2), rel=1e-3)
 
 
+def test_bfloat16_is_for_the_layers_only(source, tmp_path):
+    """DCT, tables and rounding stay float32: planes that leave the encoder alike are coded exactly alike."""
+    mixed, single = (
+        Trainer(config(precision=precision), source, tmp_path / precision)
+        for precision in ("bfloat16", "float32")
+    )
+    batch, level = source.batch(0, 2), torch.tensor([-0.5, 0.5])
+    with torch.no_grad():
+        for trainer in (mixed, single):  # bfloat16 rounds 0 to 0: both encoders give the bicubic thumbnail
+            trainer.net.encoder.out.weight.zero_()
+            trainer.net.encoder.out.bias.zero_()
+        (terms, coded), (wanted, exact) = (t._forward(t.net, batch, level) for t in (mixed, single))
+    torch.testing.assert_close(coded.tables, exact.tables, rtol=0, atol=0)
+    torch.testing.assert_close(coded.scaled, exact.scaled, rtol=0, atol=0)
+    assert coded.hr.dtype == terms.loss.dtype == torch.float32
+    assert not torch.equal(coded.hr, exact.hr)  # the decoder did run in bfloat16
+    assert terms.mse.item() == pytest.approx(wanted.mse.item(), rel=0.01)
+    before = {key: value.clone() for key, value in mixed.net.state_dict().items()}
+    mixed.train_step(mixed.net)
+    for value in mixed.net.parameters():
+        assert value.dtype == torch.float32 and torch.isfinite(value).all()
+    assert any(not torch.equal(value, before[key]) for key, value in mixed.net.named_parameters())
+    assert mixed.ema.mixed is None  # what is measured is what is shipped
+
+
 def test_learning_rate_warms_up_and_ends_low(source, tmp_path):
     settings = config(steps=20, warmup_steps=4, learning_rate=1e-3, final_learning_rate=0.1)
     trainer = Trainer(settings, source, tmp_path)

@@ -12,6 +12,7 @@ from ..errors import DependencyError, ModelError, TrainingError
 
 PARTS = ("all", "decoder")
 DISTORTIONS = ("mse", "charbonnier", "l1", "published")
+PRECISIONS = ("auto", "float32", "bfloat16")
 RATES = ("huffman", "nonzero", "entropy-bottleneck")
 
 
@@ -60,6 +61,9 @@ class TrainingConfig:
     """"all", or "decoder": the last phase, on whole numbers that an encoder which stays as it is makes."""
     gray: float = 0.05
     """Share of colour crops turned to grayscale and coded with one component."""
+    precision: str = "auto"
+    """Of the encoder's and decoder's layers: bfloat16 where the device has instructions for it, or as named.
+    Weights, tables, DCT and losses are float32 always."""
     held_out: float = 0.04
     """Share of the files, never trained on, that a run measures itself with."""
     seed: int = 0
@@ -76,6 +80,7 @@ class TrainingConfig:
         cls = ARCHITECTURES[self.architecture]
         check(isinstance(self.model, cls), f"architecture {self.architecture} takes a {cls.__name__}")
         check(self.distortion in DISTORTIONS, f"distortion must be one of {DISTORTIONS}")
+        check(self.precision in PRECISIONS, f"precision must be one of {PRECISIONS}")
         check(self.rate in RATES, f"rate must be one of {RATES}")
         block = self.model.block
         check(

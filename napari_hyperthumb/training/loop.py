@@ -26,7 +26,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from ..checkpoint import build, load_checkpoint, save_checkpoint
-from ..device import pick_device
+from ..device import has_bfloat16, pick_device
 from ..errors import ModelError, TrainingError
 from ..files import write_atomically
 from ..jpeg import ycbcr_to_rgb
@@ -126,7 +126,9 @@ class Trainer:
         if start is not None:
             self._start_from(start)
         self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        mixed = config.precision == "bfloat16" or (config.precision == "auto" and has_bfloat16(self.device))
         self.ema = copy.deepcopy(self.net).requires_grad_(False)
+        self.net.mixed = torch.bfloat16 if mixed else None
         if config.trained == "decoder":
             self.net.requires_grad_(False)
             self.net.decoder.requires_grad_(True)
@@ -225,13 +227,8 @@ class Trainer:
         return c.learning_rate * factor * min(1.0, (self.step + 1) / max(1, c.warmup_steps))
 
     def _forward(self, net: nn.Module, batch: Batch, level: Tensor) -> tuple[Terms, Coded]:
-        # Not autocast(enabled=False): with torch 2.0 even that asks for a GPU's driver.
-        mixed: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-        if self.device.type == "cuda":
-            mixed = torch.autocast("cuda", torch.bfloat16)
-        with mixed:
-            coded: Coded = net(batch.rgb, level, batch.gray, self.config.moves)
-            return loss_terms(coded, batch, level, self.rate, self.config), coded
+        coded: Coded = net(batch.rgb, level, batch.gray, self.config.moves)
+        return loss_terms(coded, batch, level, self.rate, self.config), coded
 
     def _levels(self, size: int) -> Tensor:
         rng = np.random.default_rng([self.config.seed, self.step, self.rank, 7])
@@ -245,11 +242,11 @@ class Trainer:
         return Batch(rgb, batch.gray.to(self.device))
 
     def _measure_gain(self, coded: Coded, batch: Batch) -> None:
-        if not isinstance(self.net, HyperThumbModel):
+        if not (isinstance(self.net, HyperThumbModel) and isinstance(self.ema, HyperThumbModel)):
             return
         generator = torch.Generator().manual_seed(self.config.seed + self.step)
         keep = planes_kept(coded.lr.detach(), batch.gray)
-        now = self.net.measured_gain(coded.quantised.detach(), coded.tables, batch.rgb, keep, generator)
+        now = self.ema.measured_gain(coded.quantised.detach(), coded.tables, batch.rgb, keep, generator)
         self.net.gain.lerp_(now.float(), GAIN_SHARE)
 
     def train_step(self, net: nn.Module) -> Terms:

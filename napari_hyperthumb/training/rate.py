@@ -49,19 +49,18 @@ class HuffmanCount(nn.Module):
     """
 
     def forward(self, scaled: Tensor, quantised: Tensor, gray: Tensor | None = None) -> Tensor:
-        with torch.autocast(scaled.device.type, enabled=False):
-            x = huffman.scan_order(scaled.float())  # (N, 3, B, 64)
-            q = huffman.scan_order(quantised.detach().float())
-            parts = []
-            for planes in (slice(0, 1), slice(1, 3)):  # luma, chroma: a table each
-                with torch.no_grad():
-                    ac = huffman.AcCode(q[:, planes, :, 1:])
-                    slope = ac.slope(x[:, planes, :, 1:])
-                soft = (slope * x[:, planes, :, 1:].abs()).flatten(1).sum(1)
-                dc_bits, dc_soft = _dc(x[:, planes, :, 0], q[:, planes, :, 0])
-                parts.append(_with_gradient(ac.bits() + dc_bits, soft + dc_soft))
-            luma, chroma = parts
-            return _total(luma, chroma, gray)
+        x = huffman.scan_order(scaled.float())  # (N, 3, B, 64)
+        q = huffman.scan_order(quantised.detach().float())
+        parts = []
+        for planes in (slice(0, 1), slice(1, 3)):  # luma, chroma: a table each
+            with torch.no_grad():
+                ac = huffman.AcCode(q[:, planes, :, 1:])
+                slope = ac.slope(x[:, planes, :, 1:])
+            soft = (slope * x[:, planes, :, 1:].abs()).flatten(1).sum(1)
+            dc_bits, dc_soft = _dc(x[:, planes, :, 0], q[:, planes, :, 0])
+            parts.append(_with_gradient(ac.bits() + dc_bits, soft + dc_soft))
+        luma, chroma = parts
+        return _total(luma, chroma, gray)
 
 
 class NonzeroCount(nn.Module):
