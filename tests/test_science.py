@@ -92,7 +92,6 @@ def test_everything_in_it_runs(folder: Path, background: list[subprocess.Popen[b
         "clipped.ht.jpg",
         "narrow.ht.jpg",
         "cells.ht.tif",
-        "cells.ome.ht.tif",
         "stack.ht.tif",
         "ranges.ht.tif",
         "cells-again.tif",
