@@ -33,9 +33,9 @@ test-napari: system $(VENV)/.test
 	$(SCREEN) $(BIN)/python -m pytest tests/test_session.py tests/test_napari_*.py
 
 # Everything again, with the versions that the paper's stack needs (extra "reference"): torch 2.0, CompressAI and
-# torchjpeg, in an environment of its own. Python 3.10 or 3.11, 5.3 GB; see the README for how long it takes.
+# torchjpeg, in an environment of its own. Python 3.10 or 3.11, 6 GB; see the README for how long it takes.
 test-reference: system $(REFERENCE)/.built
-	$(SCREEN) $(REFERENCE)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(SCREEN) $(REFERENCE)/bin/python -m pytest $(WORKERS) tests
 
 # Of the tests only the notebooks, each from top to bottom.
 test-notebooks: $(VENV)/.test
@@ -80,7 +80,7 @@ $(REFERENCE)/.built: setup.cfg pyproject.toml
 	  { echo 'torch 2.0 needs Python 3.10 or 3.11: make test-reference REFERENCE_PYTHON=...' >&2; exit 1; }
 	test -x $(REFERENCE)/bin/python || $(REFERENCE_PYTHON) -m venv $(REFERENCE) || \
 	  { scripts/apt.sh python3-venv && $(REFERENCE_PYTHON) -m venv $(REFERENCE); }
-	$(REFERENCE)/bin/python -m pip install -q -e '.[test,train,reference]' 'napari[pyqt6]' magicgui superqt pytest-qt 'dask[array]'
+	$(REFERENCE)/bin/python -m pip install -q -e '.[test,train,napari,notebook,reference]'
 	touch $@
 
 system:

@@ -178,7 +178,8 @@ class PreparedImage:
 
     def release(self, at_least: int = 0) -> None:
         """Forget the trunk's features where they take so many bytes; another level computes them again."""
-        if sum(features.nbytes for features in self._features.values()) >= at_least:
+        held = sum(x.numel() * x.element_size() for x in self._features.values())
+        if held >= at_least:
             self._features.clear()
 
     def code(self, level: float, report: Report = no_report, *, rounds: int | None = None) -> Coding:

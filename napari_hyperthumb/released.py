@@ -89,12 +89,14 @@ def read_released(path: str | Path) -> Released:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PyTorch's, on pickles it may not read: then it says so
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelError(f"{path}: can't be read: {error.strerror or error}") from error
     except (
-        OSError, RuntimeError, ValueError, KeyError, EOFError, AttributeError, TypeError, IndexError,
+        RuntimeError, ValueError, KeyError, EOFError, AttributeError, TypeError, IndexError,
         pickle.UnpicklingError, zipfile.BadZipFile, UnicodeDecodeError, AssertionError,
     ) as error:  # fmt: skip
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: not a PyTorch file of plain tensors: {first}") from error
+        # Without PyTorch's words: they advise to load the file in a way that runs what is in it.
+        raise ModelError(f"{path}: not a PyTorch file of plain tensors, or a damaged one") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("params"), Mapping):
         raise ModelError(f"{path}: no weights under 'params', where the released checkpoint has them")
     return convert(content["params"], str(path))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from published import small_net
 from samples import make_photo, tiny_net
 
 from napari_hyperthumb.checkpoint import Model, load_checkpoint, save_checkpoint
@@ -91,3 +92,11 @@ def tiny_weights(model_paths: dict[int, Path], monkeypatch: pytest.MonkeyPatch) 
     names = {scale: str(path.with_suffix("")) for scale, path in model_paths.items()}
     for module in ("codec", "session"):
         monkeypatch.setattr(f"napari_hyperthumb.{module}.BUNDLED", names)
+
+
+@pytest.fixture(scope="session")
+def published_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of small networks of the published architecture (scale 4)."""
+    path = tmp_path_factory.mktemp("published") / "small-paper.safetensors"
+    save_checkpoint(path, small_net(), name="small-paper", dtype=torch.float32)
+    return path

@@ -16,7 +16,7 @@ from PIL import Image
 from samples import make_photo
 
 import napari_hyperthumb
-from napari_hyperthumb import ImageError, RateError, decode, encode, info
+from napari_hyperthumb import ImageError, RateError, decode, encode, info, load_model
 from napari_hyperthumb.checkpoint import Model
 
 pytest.importorskip("anywidget", reason="the explorer needs the extra [notebook]")
@@ -389,6 +389,19 @@ def test_gray_images_have_one_table(models: dict[int, Model]) -> None:
     explorer = explore(make_photo(64, 64)[:, :, 0], device="cpu", models=models)
     assert np.shape(explorer.tables.tables) == (1, 8, 8)
     assert explorer.wait(SECONDS)
+
+
+def test_published_networks_are_explored(published_weights: Path) -> None:
+    model = load_model(published_weights)
+    explorer = explore(make_photo(64, 96), device="cpu", models={4: model}, bpp=0.0)
+    steps = [explorer.step]
+    explorer._asked(None, {"go": {"bpp": 99.0, "scale": 4}}, [])
+    assert explorer.wait(SECONDS)
+    steps.append(explorer.step)
+    small, large = (step.thumbnail for step in steps)
+    assert (small.scale, small.level, large.level) == (4, -1.0, 1.0)
+    assert small.nbytes < large.nbytes and (small.tables > large.tables).any()
+    assert decode(large.data, model=model).shape == (64, 96, 3)
 
 
 def test_what_cant_be_explored_is_refused(photo: np.ndarray, models: dict[int, Model]) -> None:

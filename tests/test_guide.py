@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from documents import Block, blocks
+from published import weights
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "guide.md"
@@ -39,6 +41,12 @@ def run(block: Block, folder: Path) -> str:
     return done.stdout
 
 
+def test_every_command_on_the_page_is_in_a_block_that_runs():
+    outside = re.sub(r"^```.*?^```$", "", GUIDE.read_text(encoding="utf-8"), flags=re.M | re.S)
+    assert not re.findall(r"^(?: {4}|\t)\S.*", outside, re.M)  # indented: code that isn't fenced
+    assert not re.findall(r"^ *(?:\$ )?(?:hyperthumb|python|pip) .*", outside, re.M)
+
+
 def test_a_block_that_fails_is_seen(tmp_path):
     for block in (Block(1, "python", "assert False"), Block(2, "sh", "false\ntrue")):
         with pytest.raises(AssertionError):
@@ -50,11 +58,14 @@ def test_everything_in_the_guide_runs(tmp_path):
     found = blocks(GUIDE.read_text(encoding="utf-8"))
     assert {block.language for block in found} == {"python", "sh", "text"}
     runnable = [block for block in found if block.language != "text"]
-    assert len(runnable) >= 10
+    assert len(runnable) >= 12
+    released = tmp_path / "HyperThumbnail_4x_net_g_latest.pth"
+    torch.save({"params": weights()}, released)  # the one thing that its readers bring
     printed = "".join(run(block, tmp_path) for block in runnable)
     made = {path.name for path in tmp_path.iterdir()}
     pictures = {"photo.png", "photo.ht.jpg", "small.ht.jpg", "back.png", "psnr.ht.jpg", "level.ht.jpg"}
-    assert made == pictures | {"info.json"}
+    pictures |= {"published.ht.jpg", "published.png"}
+    assert made == pictures | {"info.json", "paper-x4.safetensors", released.name}
     assert (tmp_path / "small.ht.jpg").stat().st_size <= 5000
     (result,) = json.loads((tmp_path / "info.json").read_text())["results"]
     assert (result["width"], result["height"]) == (600, 400)

@@ -16,12 +16,12 @@ pytest.importorskip("qtpy.QtWidgets")
 from napari.utils.notifications import notification_manager
 from napari_fixtures import needs_screen, small_photo, until
 from PIL import Image as Pillow
-from qtpy.QtCore import QEvent, QMimeData, QPointF, Qt, QTimer, QUrl
+from qtpy.QtCore import QEvent, QMimeData, QPointF, Qt, QThreadPool, QTimer, QUrl
 from qtpy.QtGui import QDropEvent, QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QFileDialog
 
-from napari_hyperthumb import HyperThumbWarning, ModelError, _napari, encode, load_model
+from napari_hyperthumb import HyperThumbWarning, ModelError, _napari, encode, info, load_model
 from napari_hyperthumb._widget import preferences
 from napari_hyperthumb.checkpoint import Model
 from napari_hyperthumb.session import Session
@@ -142,6 +142,30 @@ def test_dragging_previews_and_letting_go_codes_the_whole_image(viewer: Any, ope
     slider.setValue(1000)  # the keyboard: moves without a drag
     until(lambda: widget._shown.step.thumbnail.nbytes != before and whole(widget))
     assert list(viewer.layers) == layers
+
+
+@pytest.fixture
+def one_core() -> Iterator[QThreadPool]:
+    """Qt's threads on a machine with one core."""
+    pool = QThreadPool.globalInstance()
+    before = pool.maxThreadCount()
+    pool.setMaxThreadCount(1)
+    yield pool
+    pool.setMaxThreadCount(before)
+
+
+def test_the_curves_that_wait_for_the_slider_dont_hold_it_up(
+    viewer: Any, open_widget: Any, one_core: QThreadPool
+) -> None:
+    viewer.add_image(small_photo(), rgb=True, name="photo")
+    widget = open_widget("Encode")
+    for rate in (0.7, 0.9, 1.1):
+        widget.slider.box.setValue(rate)
+        until(lambda: whole(widget))
+        idle(widget)
+    until(lambda: not widget._background.busy)
+    assert one_core.waitForDone(10_000)
+    assert one_core.activeThreadCount() == 0  # every loan was given back
 
 
 def test_the_numbers_beside_the_slider_follow_it(viewer: Any, open_widget: Any) -> None:
@@ -535,6 +559,39 @@ def test_weights_of_ones_own_are_chosen_kept_and_found_again(
     decoder.weights_box.choose(str(other_weights))
     decoder.decode_button.click()
     until(lambda: "own reconstruction" in names(viewer))
+
+
+def test_the_published_networks_follow_the_slider_and_come_back(
+    viewer: Any, open_widget: Any, published_weights: Path, tmp_path: Path
+) -> None:
+    viewer.add_image(small_photo(), rgb=True, name="photo")
+    encoder = open_widget("Encode")
+    encoder.weights_box.choose(str(published_weights))
+    box = encoder.slider.box
+    steps = []
+    for rate in (0.7, 99.0):
+        box.setValue(rate)  # as far as the box goes
+        until(lambda: whole(encoder) and encoder._shown.step not in steps)
+        idle(encoder)
+        steps.append(encoder._shown.step)
+    small, large = (step.thumbnail for step in steps)
+    assert small.model.startswith("small-paper") and small.scale == large.scale == 4
+    assert small.nbytes < large.nbytes
+    assert (small.tables > large.tables).any() and (small.tables >= large.tables).all()
+    path = tmp_path / "published.ht.jpg"
+    encoder.save(str(path))
+    viewer.layers.clear()
+    viewer.open(path, plugin="napari-hyperthumb")
+    np.testing.assert_array_equal(viewer.layers["published reconstruction"].data, steps[1].image)
+
+    viewer.layers.clear()
+    viewer.add_image(small_photo(), rgb=True, name="photo")
+    compare = open_widget("Compare")
+    compare.rate_box.setValue(large.bpp)
+    compare.compare_button.click()
+    until(lambda: compare._comparison is not None)
+    idle(compare)
+    assert info(compare._comparison.thumbnail).model == "small-paper"
 
 
 def test_weights_that_are_gone_are_told(
