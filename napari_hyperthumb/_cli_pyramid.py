@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +29,7 @@ from .cli import (
     Workers,
     pool_of,
 )
-from .errors import HyperThumbError
+from .errors import HyperThumbError, HyperThumbWarning
 
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 _out = Console(highlight=False, soft_wrap=True)
@@ -67,7 +68,13 @@ def pyramid_command(
         limits = parse_ranges(value_range, percentile, channel_range or ())
         from .pyramid import make_pyramid
 
-        with Progress(*columns, console=_err, transient=True, disable=quiet or not _err.is_terminal) as bar:
+        silent = quiet or not _err.is_terminal
+        with (
+            warnings.catch_warnings(),
+            Progress(*columns, console=_err, transient=True, disable=silent) as bar,
+        ):
+            warnings.simplefilter("always", HyperThumbWarning)
+            warnings.showwarning = lambda message, *place: _err.print(f"hyperthumb: {message}", markup=False)
             task = bar.add_task(source.name[-40:], total=1.0)
             made = make_pyramid(
                 source,

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from .errors import ImageError
-from .pixels import Array, ValueRange
+from .pixels import Array, ValueRange, sampled, warn_of_outliers
 
 AXES = "TCZYXS"
 """Time, channel, depth, rows, columns; S: the three samples of an RGB pixel."""
-SAMPLES = 1_000_000
-"""Values of a channel that percentiles are taken from, evenly spread over its planes."""
 Index = tuple[int, ...]
 
 
@@ -131,18 +129,20 @@ def _finite(plane: Array) -> Array:
 def data_range(planes: Iterator[Array], wanted: Percentile | None, count: int) -> ValueRange:
     """Least and greatest value of some planes, or percentiles of them. Reads one plane at a time.
 
-    count: how many planes there are. Raises ImageError for values that have no range.
+    count: how many planes there are. Warns (HyperThumbWarning) of a range that a few outliers have made.
+    Raises ImageError for values that have no range.
     """
     low, high, samples = math.inf, -math.inf, []
     for plane in planes:
         _finite(plane)
+        samples.append(sampled(plane, count))
         if wanted is None:
             low, high = min(low, float(plane.min())), max(high, float(plane.max()))
-        else:
-            flat = plane.reshape(-1)
-            samples.append(flat[:: max(1, flat.size * count // SAMPLES)].astype(np.float64))
-    if wanted is not None:
-        low, high = (float(x) for x in np.percentile(np.concatenate(samples), [wanted.low, wanted.high]))
+    together = np.concatenate(samples)
+    if wanted is None:
+        warn_of_outliers(together, low, high)
+    else:
+        low, high = (float(x) for x in np.percentile(together, [wanted.low, wanted.high]))
     return low, high
 
 

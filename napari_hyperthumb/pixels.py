@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ImageError
+from .errors import HyperThumbWarning, ImageError
 
 Array = NDArray[Any]
 ValueRange = tuple[float, float]
 _NAMES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
 DTYPES = frozenset(_NAMES)
+SAMPLES = 1_000_000
+"""Values of an image that its percentiles are taken from."""
+NARROW = 0.02
+"""Share of the value range, 5 of 255 levels: where nearly all values lie in so little, outliers made it."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,8 @@ def check_image(
     if value_range is None:
         eight_bit = array.dtype == np.uint8
         value_range = (0.0, 255.0) if eight_bit else (float(array.min()), float(array.max()))
+        if not eight_bit:
+            warn_of_outliers(sampled(array, 1), *value_range)
     try:
         low, high = (float(end) for end in value_range)
     except (TypeError, ValueError) as error:
@@ -91,6 +99,25 @@ def check_image(
     if not (np.isfinite(low) and np.isfinite(high) and low <= high):
         raise ImageError(f"value_range must be two finite numbers, low first, not {value_range}")
     return array, Format(array.dtype.name, (low, high), array.ndim == 2)
+
+
+def sampled(array: Array, count: int) -> Array:
+    """Evenly spaced values of a picture as float64; `SAMPLES` at most of so many pictures together, about."""
+    step = max(1, math.isqrt(array.size * count // SAMPLES))
+    return array[::step, ::step].astype(np.float64).reshape(-1)
+
+
+def warn_of_outliers(samples: Array, low: float, high: float) -> None:
+    """Warn where an image's least and greatest value, as its range, leave nearly all values a few steps."""
+    first, last = (float(value) for value in np.percentile(samples, [0.05, 99.95]))
+    if last / 2 - first / 2 < NARROW * (high / 2 - low / 2):  # the differences themselves may overflow
+        warnings.warn(
+            f"nearly all values lie from {first:.6g} to {last:.6g}, but the range goes from {low:.6g} to "
+            f"{high:.6g}: outliers take the steps, and little else may come back; give a range without them "
+            "(value_range; --percentile 0.1 99.9, --range)",
+            HyperThumbWarning,
+            stacklevel=2,
+        )
 
 
 def unit_scale(fmt: Format) -> float:

@@ -183,10 +183,12 @@ def test_layers_become_one_stack() -> None:
 @pytest.mark.usefixtures("tiny_weights")
 def test_a_stack_is_encoded_with_progress_and_opened(make_napari_viewer: Any, tmp_path: Path) -> None:
     viewer = make_napari_viewer()
-    layers = [viewer.add_image(CELLS[c], name=f"c{c}", contrast_limits=(0, 700)) for c in range(2)]
+    shown = {"contrast_limits": (0, 700), "axis_labels": ("t", "y", "x")}
+    layers = [viewer.add_image(CELLS[c], name=f"c{c}", **shown) for c in range(2)]
     _, widget = viewer.window.add_plugin_dock_widget("napari-hyperthumb", "Encode stack")
     viewer.layers.selection = set(layers)
     assert [widget.axes_box.itemText(i) for i in range(widget.axes_box.count())] == ["ZYX", "TYX"]
+    assert widget.axes_box.currentText() == "TYX"
     widget.rate_box.setValue(3)
     widget.encode(str(tmp_path / "both"))
     until(lambda: "6 planes" in widget.status.line.text())

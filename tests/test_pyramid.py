@@ -20,7 +20,15 @@ from typer.testing import CliRunner
 pytest.importorskip("zarr")
 import zarr
 
-from napari_hyperthumb import ImageError, Percentile, ThumbnailError, decode, encode, info
+from napari_hyperthumb import (
+    HyperThumbWarning,
+    ImageError,
+    Percentile,
+    ThumbnailError,
+    decode,
+    encode,
+    info,
+)
 from napari_hyperthumb._cli_pyramid import add_pyramid_command
 from napari_hyperthumb.checkpoint import Model
 from napari_hyperthumb.cli import app
@@ -298,7 +306,11 @@ def test_ranges_are_found_in_one_pass_and_percentiles_clip(tmp_path, model_paths
     hot[5, 5] = 1e6
     path = tiff(tmp_path / "hot.tif", hot, photometric="minisblack")
     options = {"chunk": 128, "model": str(model_paths[2])}
-    assert make_pyramid(path, tmp_path / "a.zarr", **options).ranges == ((float(hot.min()), 1e6),)
+    with pytest.warns(HyperThumbWarning, match="outliers"):
+        assert make_pyramid(path, tmp_path / "a.zarr", **options).ranges == ((float(hot.min()), 1e6),)
+    words = ["pyramid", str(path), str(tmp_path / "c.zarr"), "--chunk", "128", "--model", str(model_paths[2])]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.stderr.startswith("hyperthumb: nearly all values lie from")
     made = make_pyramid(path, tmp_path / "b.zarr", value_range=Percentile(1, 99), **options)
     assert made.ranges[0] == pytest.approx(np.percentile(hot, [1, 99]), rel=0.02)
     assert made.costs[0].clipped > 0.01

@@ -17,11 +17,14 @@ from PIL import Image
 from samples import make_photo
 from typer.testing import CliRunner
 
+from napari_hyperthumb._cli_pyramid import add_pyramid_command
 from napari_hyperthumb.cli import app
 
 for module in ("zarr", "distributed", "imagecodecs", "napari"):
     pytest.importorskip(module)
 
+if "pyramid" not in {command.name for command in app.registered_commands}:
+    add_pyramid_command(app)
 SCIENCE = Path(__file__).parents[1] / "docs" / "science.md"
 
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from napari_hyperthumb import (
     Channel,
+    HyperThumbWarning,
     ImageError,
     Percentile,
     RateError,
@@ -126,6 +127,16 @@ def test_percentiles_clip_hot_pixels_and_say_so(models):
     assert cost.maximum >= 65_535 - pair[1]
     assert 0.005 < cost.clipped < 0.03
     assert "clipped" in str(cost)
+
+
+def test_a_range_that_one_hot_pixel_has_made_is_warned_of(models):
+    dim = CELLS[:1, 0] // 100
+    dim[0, 3, 3] = 60_000
+    with pytest.warns(HyperThumbWarning, match="outliers take the steps"):
+        encode_stack(dim, "CYX", model=models[2])
+    with pytest.warns(HyperThumbWarning, match="range goes from 11 to 60000"):
+        encode(dim[0], model=models[2])
+    encode(dim[0], model=models[2], value_range=(0, 200))  # and nothing else is
 
 
 def test_cost_is_in_the_images_own_units():

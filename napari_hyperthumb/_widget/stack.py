@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
-from .._napari_stack import AXES, VALUES, wanted_of
+from .._napari_stack import AXES, VALUES, axes_of, wanted_of
 from ..errors import HyperThumbError
 from ..files import STACK_SUFFIX
 from ..texts import human_bytes
@@ -71,6 +71,8 @@ class StackWidget(Panel):
         if [self.axes_box.itemText(i) for i in range(self.axes_box.count())] != list(options):
             self.axes_box.clear()
             self.axes_box.addItems(options)
+        if options:
+            self.axes_box.setCurrentText(axes_of(layers[0]))
         self.save_button.setEnabled(bool(options))
         if self._runner.busy:  # the line tells how far it is
             return
