@@ -2,7 +2,7 @@
 
 python benchmarks/scale.py sizes 1 4 16 64          # each in a process of its own, from a tiled TIFF
 python benchmarks/scale.py sizes 400 --minutes 3    # stops after 3 minutes of work; again: goes on
-python benchmarks/scale.py workers FOLDER 1 2       # throughput of `hyperthumb encode --workers N`
+python benchmarks/scale.py workers FOLDER 1 2       # throughput of `encode --workers N`, and its ceiling
 python benchmarks/scale.py seams FOLDER             # error at seams and beside them
 python benchmarks/scale.py jxl FOLDER               # bytes of the same files inside JPEG XL
 python benchmarks/scale.py science FOLDER           # error of 16-bit images in their own units
@@ -21,6 +21,7 @@ import tempfile
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,11 @@ def one(megapixels: int, minutes: float) -> None:
 
     path = source(megapixels)
     out, notes = path.with_suffix(".zarr"), path.with_suffix(".json")
-    before = json.loads(notes.read_text()) if notes.exists() and out.exists() else {"seconds": 0.0, "runs": 0}
+    before = (
+        json.loads(notes.read_text())
+        if notes.exists() and out.exists()
+        else {"seconds": 0.0, "cpu": 0.0, "runs": 0}
+    )
     start, fraction = time.perf_counter(), 0.0
 
     def progress(done: float) -> None:
@@ -87,9 +92,11 @@ def one(megapixels: int, minutes: float) -> None:
     made = None
     with contextlib.suppress(OutOfTimeError):
         made = make_pyramid(path, out, measure=False, progress=progress)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    peak = used.ru_maxrss / 2**20
     found = {
         "megapixels": megapixels,
+        "cpu": before["cpu"] + used.ru_utime + used.ru_stime,
         "seconds": before["seconds"] + time.perf_counter() - start,
         "runs": before["runs"] + 1,
         "peak_gib": max(before.get("peak_gib", 0.0), peak),
@@ -102,8 +109,11 @@ def one(megapixels: int, minutes: float) -> None:
 
 
 def sizes(megapixels: list[int], minutes: float) -> None:
-    """A table of time and memory, each size in a process of its own."""
-    print(f"{'Mpx':>5} {'seconds':>9} {'s/Mpx':>7} {'peak GiB':>9} {'bpp':>6} {'runs':>5}")
+    """A table of time and memory, each size in a process of its own.
+
+    CPU seconds hardly depend on what else the machine does; alone, and with one thread, they are the time.
+    """
+    print(f"{'Mpx':>5} {'seconds':>9} {'CPU-s':>8} {'CPU-s/Mpx':>9} {'peak GiB':>9} {'bpp':>6} {'runs':>5}")
     for size in megapixels:
         source(size)
         words = [sys.executable, __file__, "one", str(size), "--minutes", str(minutes)]
@@ -111,46 +121,117 @@ def sizes(megapixels: list[int], minutes: float) -> None:
         done = found["done"] * size
         rate = "-" if found["bpp"] is None else f"{found['bpp']:.3f}"
         print(
-            f"{size:5d} {found['seconds']:9.1f} {found['seconds'] / max(done, 1e-9):7.2f} "
+            f"{size:5d} {found['seconds']:9.1f} {found['cpu']:8.1f} {found['cpu'] / max(done, 1e-9):9.2f} "
             f"{found['peak_gib']:9.2f} {rate:>6} {found['runs']:5d}"
             + ("" if found["bpp"] else f"  {found['done']:.0%} done; again to go on"),
             flush=True,
         )
 
 
-def workers(folder: Path, counts: list[int]) -> None:
-    """Pictures a second with so many worker processes, their start not counted, and CPU time for each.
-
-    On a machine with other work, CPU time says more: where it stays the same, the workers don't disturb each
-    other, and so many free cores do so many times the work.
-    """
-    from napari_hyperthumb.batch import EncodeOptions, encode_file
-    from napari_hyperthumb.pool import Pool
-
-    def timed(source: str, target: str, options: EncodeOptions) -> float:
-        begun = time.process_time()
-        encode_file(source, target, options)
-        return time.process_time() - begun
+def _pieces(folder: Path, out: str, count: int) -> list[tuple[str, str, Any]]:
+    """So many pictures to encode, the folder's own over and over."""
+    from napari_hyperthumb.batch import EncodeOptions
 
     files = sorted(p for p in folder.iterdir() if p.is_file())
+    options = EncodeOptions(level=0.0, scale=2)
+    return [(str(files[n % len(files)]), f"{out}/{n}.ht.jpg", options) for n in range(count)]
+
+
+def _timed(source: str, target: str, options: Any) -> float:
+    """Encode one picture; CPU seconds."""
+    from napari_hyperthumb.batch import encode_file
+
+    begun = time.process_time()
+    encode_file(source, target, options)
+    return time.process_time() - begun
+
+
+def _pool_rate(folder: Path, count: int, pictures: int) -> tuple[float, float, float]:
+    """Pictures a second of so many workers, CPU seconds a picture, and seconds in all with their start.
+
+    The clock runs from when each worker has done its first pictures until fewer are left than there are
+    workers: neither start nor end, when some of them are idle, counts.
+    """
+    from napari_hyperthumb.pool import Pool
+
     with tempfile.TemporaryDirectory() as out:
+        pieces = _pieces(folder, out, pictures + 2 * count)
+        stamps: list[float] = []
+        warm: list[float] = []
+        cpu: list[float] = []
+        start = time.perf_counter()
+        for outcome in Pool(count).run(_timed, pieces, lambda done: None):
+            assert outcome.error is None, outcome.error
+            stamps.append(time.perf_counter())
+            cpu.append(outcome.value)
+            if outcome.index < 2 * count:
+                warm.append(stamps[-1])
+        begun, end = max(warm), stamps[-count]
+        rate = sum(begun < stamp <= end for stamp in stamps) / (end - begun)
+        return rate, float(np.median(cpu)), time.perf_counter() - start
+
+
+def alone(folder: Path, pictures: int) -> None:
+    """Encode pictures in this process, once told to begin through standard input; print the seconds."""
+    with tempfile.TemporaryDirectory() as out:
+        pieces = _pieces(folder, out, pictures + 2)
+        for piece in pieces[:2]:
+            _timed(*piece)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        begun = time.perf_counter()
+        for piece in pieces[2:]:
+            _timed(*piece)
+        print(time.perf_counter() - begun, flush=True)
+
+
+def _side_by_side(folder: Path, count: int, pictures: int) -> float:
+    """Pictures a second of so many independent processes that know nothing of each other."""
+    words = [sys.executable, __file__, "alone", str(folder), "--pictures", str(pictures)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(words, **pipes) for _ in range(count)]
+    for process in processes:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    seconds = [float(process.communicate()[0]) for process in processes]
+    return sum(pictures / one for one in seconds)
+
+
+def workers(folder: Path, counts: list[int], pictures: int, rounds: int) -> None:
+    """Throughput of several workers against one, and what the machine itself gives: independent processes.
+
+    Each has one thread. One after the other, `rounds` times; the best of each. The ceiling is what so many
+    processes reach that share nothing: two threads of one core give far less than two cores.
+    """
+    print(f"{pictures} pictures a worker, best of {rounds}; start-up of the workers isn't counted")
+    rates: dict[int, float] = {}
+    ceilings: dict[int, float] = {}
+    for number in range(rounds):
         for count in counts:
-            options = EncodeOptions(level=0.0, scale=2)
-            warm = [(str(files[0]), f"{out}/warm{n}.ht.jpg", options) for n in range(2 * count)]
-            pieces = warm + [(str(file), f"{out}/{file.stem}.ht.jpg", options) for file in files]
-            stamps: list[float] = []
-            cpu: list[float] = []
-            for outcome in Pool(count).run(timed, pieces, lambda done: None):
-                assert outcome.error is None, outcome.error
-                stamps.append(time.perf_counter())
-                if outcome.index >= len(warm):
-                    cpu.append(outcome.value)
-            begun = stamps[len(warm) - 1]
-            rate = (len(pieces) - len(warm)) / (stamps[-1] - begun)
-            print(f"{count} workers: {rate:.2f} pictures/s, {np.mean(cpu):.2f} CPU-s a picture", flush=True)
+            rate, cpu, seconds = _pool_rate(folder, count, pictures * count)
+            ceiling = _side_by_side(folder, count, pictures)
+            rates[count] = max(rates.get(count, 0.0), rate)
+            ceilings[count] = max(ceilings.get(count, 0.0), ceiling)
+            print(
+                f"round {number + 1}, {count} worker{'s' * (count > 1)}: {rate:.2f} pictures/s, "
+                f"{cpu:.2f} CPU-s a picture, {seconds:.1f} s with start-up; "
+                f"independent processes {ceiling:.2f} pictures/s",
+                flush=True,
+            )
+    first = counts[0]
+    for count in counts[1:]:
+        ratio, ceiling = rates[count] / rates[first], ceilings[count] / ceilings[first]
+        print(
+            f"{count} workers against {first}: {ratio:.2f} times the throughput; independent processes "
+            f"{ceiling:.2f} times; {ratio / ceiling:.0%} of that ceiling"
+        )
 
 
-def _crops(folder: Path, side: int) -> list[np.ndarray]:
+def _crops(folder: Path, side: int, count: int) -> list[np.ndarray]:
+    """A square of each of so many pictures that are large enough, from all over the folder."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -161,89 +242,138 @@ def _crops(folder: Path, side: int) -> list[np.ndarray]:
                 continue
             pixels = np.asarray(picture.convert("RGB"))
         top, left = (int(rng.integers(0, n - side + 1)) for n in pixels.shape[:2])
-        crops.append(pixels[top : top + side, left : left + side])
-    return crops
+        crops.append(pixels[top : top + side, left : left + side].copy())
+    return crops[:: max(1, len(crops) // count)][:count]
 
 
-def seams(folder: Path) -> None:
-    """RMS error by distance from the seams, relative to the whole image's; mean over crops of pictures."""
+def _squared_errors(pixels: np.ndarray, scale: int, margin: int) -> np.ndarray:
+    """Of a pyramid with chunks of 128, at each pixel."""
     import zarr
     from PIL import Image
 
     from napari_hyperthumb.pyramid import make_pyramid
 
-    crops = _crops(folder, 384)
-    print(f"{len(crops)} crops of 384x384, chunks of 128; pixels from the seam: 0 to 5")
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "a.png"
+        out = path.with_suffix(".zarr")
+        Image.fromarray(pixels).save(path)
+        make_pyramid(path, out, chunk=128, scale=scale, margin=margin, measure=False)
+        back = np.moveaxis(zarr.open_array(out / "0", mode="r")[...], 0, -1)
+    return ((back.astype(float) - pixels) ** 2).mean(2)
+
+
+def seams(folder: Path, count: int) -> None:
+    """RMS error by distance from the seams, of the same pixels on seams and in the middle of chunks.
+
+    Each picture is coded twice, the second time moved by half a chunk: error depends on a pixel's place in
+    the blocks of 8x8 and on what it shows, and both stay the same.
+    """
+    crops = _crops(folder, 448, count)
+    distances = range(6)
+    print(f"{len(crops)} crops of 448x448, chunks of 128; pixels from the seam: 0 to 5")
     for scale in (2, 4):
         for margin in (0, 4 * scale, 12 * scale):
             found = []
             for crop in crops:
-                with tempfile.TemporaryDirectory() as temporary:
-                    path = Path(temporary) / "a.png"
-                    Image.fromarray(crop).save(path)
-                    make_pyramid(
-                        path, path.with_suffix(".zarr"), chunk=128, scale=scale, margin=margin, measure=False
-                    )
-                    back = np.moveaxis(zarr.open_array(path.with_suffix(".zarr") / "0", mode="r")[...], 0, -1)
-                error = ((back.astype(float) - crop) ** 2).mean(2)
-                at = np.array([128, 256])
-                lines = [[*(at + distance), *(at - 1 - distance)] for distance in range(6)]
-                near = np.array([(error[one].mean() + error[:, one].mean()) / 2 for one in lines])
-                found.append(near / error.mean())
-            print(f"scale {scale} margin {margin:2d}: ", np.sqrt(np.mean(found, 0)).round(3), flush=True)
+                still = _squared_errors(crop[:384, :384], scale, margin)[64:, 64:]
+                moved = _squared_errors(crop[64:, 64:], scale, margin)[:320, :320]
+                on, off = np.zeros(len(distances)), np.zeros(len(distances))
+                for seam, (with_it, without) in (
+                    (64, (still, moved)),
+                    (192, (still, moved)),
+                    (128, (moved, still)),
+                    (256, (moved, still)),
+                ):
+                    for n in distances:
+                        for line in (seam + n, seam - 1 - n):
+                            on[n] += with_it[line].mean() + with_it[:, line].mean()
+                            off[n] += without[line].mean() + without[:, line].mean()
+                found.append(np.stack([on, off]) / off.mean())
+            on, off = np.sqrt(np.mean(found, 0))
+            each = np.sqrt([one[0] / one[1] for one in found])
+            sure = (each[:, 0] / each[:, 2]).std() / len(found) ** 0.5
+            with np.printoptions(precision=3, floatmode="fixed"):
+                print(
+                    f"scale {scale} margin {margin:2d}: on seams {on}, in the middle {off}, ratio {on / off}"
+                )
+            raw, place = on[0] / on[2], off[0] / off[2]
+            print(
+                f"  at the seam against 2 pixels inside: {raw - 1:+.1%}, the same places in the middle: "
+                f"{place - 1:+.1%}; so by the seam {raw / place - 1:+.1%} (standard error {sure:.1%})",
+                flush=True,
+            )
 
 
-def jxl(folder: Path) -> None:
-    """Bytes of the same thumbnails as JPEG and inside JPEG XL."""
+def jxl(folder: Path, count: int) -> None:
+    """Bytes of the same coefficients as Pillow's plain JPEG, as ours, and inside JPEG XL."""
+    import io
+
+    from PIL import Image
+
     from napari_hyperthumb import encode
     from napari_hyperthumb.transport import from_jxl, to_jxl
 
-    crops = _crops(folder, 512)
+    crops = _crops(folder, 512, count)
+    print(
+        f"{len(crops)} crops of 512x512, bytes: baseline JPEG, with Huffman tables of its own, ours, JPEG XL"
+    )
     for scale, level in ((2, -0.5), (2, 0.5), (4, 0.0)):
-        plain = packed = 0
+        sums = np.zeros(4, np.int64)
         for crop in crops:
             data = encode(crop, level=level, scale=scale).data
             inside = to_jxl(data)
             assert from_jxl(inside) == data
-            plain, packed = plain + len(data), packed + len(inside)
+            files = [io.BytesIO(), io.BytesIO()]
+            with Image.open(io.BytesIO(data)) as picture:
+                picture.draft("YCbCr", picture.size)  # no rounding between: the same coefficients
+                same = {"qtables": picture.quantization, "comment": picture.info["comment"], "subsampling": 0}
+                for file, optimize in zip(files, (False, True), strict=True):
+                    picture.save(file, "JPEG", optimize=optimize, **same)
+            sums += [*(file.tell() for file in files), len(data), len(inside)]
+        plain, optimised, ours, packed = (int(total) for total in sums)
         print(
-            f"scale {scale} level {level:+.1f}: {plain} bytes, {packed} in JPEG XL, {packed / plain - 1:+.1%}"
+            f"scale {scale} level {level:+.1f}: {plain}, {optimised}, {ours}, {packed}; JPEG XL to them: "
+            f"{packed / plain - 1:+.1%}, {packed / optimised - 1:+.1%}, {packed / ours - 1:+.1%}"
         )
 
 
 def science(folder: Path) -> None:
-    """16-bit images of a folder at level 0 and 1: error in their own units, and steps that come back."""
-    from napari_hyperthumb import decode, encode
+    """16-bit images and channels of a folder: error in their own units; none wraps or flattens."""
+    from napari_hyperthumb import encode_stack
     from napari_hyperthumb.batch import read_with_axes
-    from napari_hyperthumb.channels import cost_of
 
-    print(f"{'image':40} {'range':>13} level {'bpp':>6} {'max':>7} {'RMS':>8} of range  values")
+    print(f"{'image':36} {'range':>13} scale level {'bpp':>6} {'max':>6} {'RMS':>8} of range  corr. values")
     for file in sorted(p for p in folder.iterdir() if p.is_file()):
         try:
             array, axes = read_with_axes(str(file), None)
         except ValueError:
             continue
-        if array.dtype != np.uint16 or axes not in (None, "YX") or array.ndim != 2:
+        if array.dtype != np.uint16:
             continue
-        low, high = float(array.min()), float(array.max())
-        for level in (0.0, 1.0):
-            thumbnail = encode(array, level=level, scale=2)
-            back = decode(thumbnail.data)
-            cost = cost_of(array, back, (low, high))
-            assert back.min() >= low and back.max() <= high and back.min() < back.max()
-            share, values = cost.rms / (high - low), len(np.unique(back))
-            print(
-                f"{file.name[-40:]:40} {low:6.0f} {high:6.0f} {level:5.1f} {thumbnail.bpp:6.3f} "
-                f"{cost.maximum:7.0f} {cost.rms:8.2f} {share:8.2%} {values:7d}",
-                flush=True,
-            )
+        for scale, level in ((2, 0.0), (4, 0.0), (2, 1.0)):
+            stack = encode_stack(array, axes or "YX", level=level, scale=scale)
+            decoded = stack.decode()
+            several = stack.layout.channels > 1
+            for channel, ((low, high), cost) in enumerate(zip(stack.ranges, stack.costs or (), strict=True)):
+                before, back = (one[channel] if several else one for one in (array, decoded))
+                assert back.min() >= low and back.max() <= high and cost.clipped == 0
+                alike = np.corrcoef(before.ravel(), back.ravel())[0, 1]
+                name = file.stem + (f" {channel}" if several else "")
+                print(
+                    f"{name[-36:]:36} {low:6.0f} {high:6.0f} {scale:5d} {level:5.1f} {stack.bpp:6.3f} "
+                    f"{cost.maximum:6.0f} {cost.rms:8.2f} {cost.rms / (high - low):8.2%} {alike:6.3f} "
+                    f"{len(np.unique(back)):6d}",
+                    flush=True,
+                )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["sizes", "one", "workers", "seams", "jxl", "science"])
+    parser.add_argument("what", choices=["sizes", "one", "workers", "alone", "seams", "jxl", "science"])
     parser.add_argument("words", nargs="+", help="sizes in Mpx, or a folder and numbers of workers")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop each pyramid after so long")
+    parser.add_argument("--pictures", type=int, default=24, help="that each worker encodes, or crops")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the best counts")
     given = parser.parse_args()
     if given.what == "one":
         one(int(given.words[0]), given.minutes)
@@ -251,9 +381,14 @@ def main() -> None:
         sizes([int(word) for word in given.words], given.minutes)
     elif given.what == "workers":
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        workers(Path(given.words[0]), [int(word) for word in given.words[1:]] or [1, 2])
+        counts = [int(word) for word in given.words[1:]] or [1, 2]
+        workers(Path(given.words[0]), counts, given.pictures, given.rounds)
+    elif given.what == "science":
+        science(Path(given.words[0]))
+    elif given.what == "alone":
+        alone(Path(given.words[0]), given.pictures)
     else:
-        {"seams": seams, "jxl": jxl, "science": science}[given.what](Path(given.words[0]))
+        {"seams": seams, "jxl": jxl}[given.what](Path(given.words[0]), given.pictures)
 
 
 if __name__ == "__main__":

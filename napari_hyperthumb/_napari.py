@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import HyperThumbError, ImageError, ModelError, NotAThumbnailError, RateError
-from .files import THUMBNAIL_SUFFIX, bare_name, write_atomically
+from .files import JXL_SUFFIX, THUMBNAIL_SUFFIX, bare_name, write_atomically
 
 LayerData = tuple[Any, dict[str, Any], str]
 KEY = "hyperthumb"
@@ -21,9 +21,9 @@ LARGE = 2**22
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
-    """A reader for `*.ht.jpg`; None for everything else, ordinary JPEGs included."""
+    """A reader for `*.ht.jpg` and `*.ht.jxl`; None for everything else, ordinary JPEGs included."""
     paths = [path] if isinstance(path, str) else list(path)
-    ours = paths and all(str(one).lower().endswith(THUMBNAIL_SUFFIX) for one in paths)
+    ours = paths and all(str(one).lower().endswith((THUMBNAIL_SUFFIX, JXL_SUFFIX)) for one in paths)
     return read if ours else None
 
 
@@ -31,7 +31,7 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
     """Each file as two layers: the thumbnail, and the image it holds, at full resolution above it.
 
     A JPEG that has lost its metadata comes as its thumbnail alone, with a warning.
-    Raises ThumbnailError or ModelError, naming the file.
+    Raises ThumbnailError or ModelError, naming the file, or DependencyError.
     """
     paths = [path] if isinstance(path, str) else list(path)
     return [layer for one in paths for layer in read_one(one)]
@@ -41,10 +41,12 @@ def read_one(path: str) -> list[LayerData]:
     """The layers of one file."""
     from ._widget import preferences
     from .codec import info
+    from .transport import from_jxl
 
     data = _bytes_of(path)
     name = bare_name(Path(path))
     try:
+        data = from_jxl(data)
         about = info(data)
         with progress_in_napari(f"Reconstructing {name}", about.shape) as report:
             image = decoded(data, weights=str(preferences.get("weights")), progress=report)
@@ -61,7 +63,8 @@ def read_one(path: str) -> list[LayerData]:
         )
         return [thumbnail_layer(data, f"{name} thumbnail", 1)]
     except HyperThumbError as error:
-        raise type(error)(str(error).replace("the data:", f"{path}:")) from error
+        text = str(error).removeprefix("the data: ")
+        raise type(error)(f"{path}: {text}") from error
     small = thumbnail_layer(data, f"{name} thumbnail", about.scale)
     small[1]["visible"] = False
     return [small, image_layer(image, f"{name} reconstruction", about.format.range)]

@@ -116,19 +116,20 @@ def read_stack(path: str | Sequence[str]) -> list[LayerData]:
         return stack.plane(block[: len(ones)]).reshape(*ones, *plane)
 
     data = lazy(load, (*ones, *plane), layout.shape, stack.dtype, _fitting(nbytes))
+    labels = {"axis_labels": tuple(axis.lower() for axis in layout.axes if axis not in "CS")}
     if layout.rgb:
-        return [(data, {"name": name, "rgb": True}, "image")]
+        return [(data, {"name": name, "rgb": True, **labels}, "image")]
     if layout.channels == 1:
         if "C" in layout.axes:
             data = data.squeeze(layout.axes.index("C"))
-        return [(data, _look(name, None, stack.ranges[0], False), "image")]
+        return [(data, {**_look(name, None, stack.ranges[0], False), **labels}, "image")]
     layers: list[LayerData] = []
     for number, limits in enumerate(stack.ranges):
         channel = stack.channels[number] if stack.channels else Channel()
         part = data[(slice(None),) * layout.axes.index("C") + (number,)]
         label = channel.name or f"{name} channel {number}"
         colour = channel.colour or _COLOURS[number % len(_COLOURS)]
-        layers.append((part, _look(label, colour, limits, True), "image"))
+        layers.append((part, {**_look(label, colour, limits, True), **labels}, "image"))
     return layers
 
 
@@ -164,6 +165,7 @@ def _pyramid_layers(one: str, attributes: dict[str, Any]) -> list[LayerData]:
     space: dict[str, Any] = {
         "scale": [length for axis, length in zip(axes, size, strict=True) if axis != "c"],
         "multiscale": True,
+        "axis_labels": [axis for axis in axes if axis != "c"],
     }
     if any(units):
         space["units"] = [unit or "pixel" for axis, unit in zip(axes, units, strict=True) if axis != "c"]

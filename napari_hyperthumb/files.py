@@ -212,9 +212,9 @@ def write_image(path: str | Path, array: Array) -> None:
 
 
 def bare_name(path: Path) -> str:
-    """The name without its ending; `photo.ht.jpg` loses both of them."""
+    """The name without its ending; `photo.ht.jpg` and `cells.ome.tif` lose both of them."""
     name = path.name
-    for suffix in OUR_SUFFIXES:
+    for suffix in (*OUR_SUFFIXES, *(f".ome{suffix}" for suffix in TIFF)):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return path.stem

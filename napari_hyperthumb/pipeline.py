@@ -79,7 +79,8 @@ class PreparedImage:
 
     Moving the level reruns the encoder's tail, the predictor and the entropy coder only.
 
-    array, fmt: from `pixels.check_image`. device: where the networks run.
+    array, fmt: from `pixels.check_image`. device: where the networks run. counted: rows and columns of the
+    pixels whose error counts when coefficients are chosen (slices from start to stop); None: all of them.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class PreparedImage:
         model: Model,
         device: torch.device,
         *,
+        counted: tuple[slice, slice] | None = None,
         tile: int = TILE,
         report: Report = no_report,
     ) -> None:
@@ -96,6 +98,7 @@ class PreparedImage:
         self.net = model.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         config = self.net.config
         self.shape: tuple[int, int] = (array.shape[0], array.shape[1])
+        self._counted = counted or (slice(0, self.shape[0]), slice(0, self.shape[1]))
         self.lr_size = thumbnail_size(self.shape, config.scale)
         if max(self.lr_size) > MAX_SIDE:
             raise ImageError(
@@ -201,7 +204,7 @@ class PreparedImage:
         self, quantised: Tensor, tables: NDArray[np.int64], report: Report = no_report
     ) -> tuple[float, Tensor]:
         """The error of what coefficients decode to and its gradient in them, as `moves` defines them."""
-        block, (height, width) = self.net.config.block, self.shape
+        block, counted = self.net.config.block, self._counted
         table = torch.from_numpy(tables).float()[None].to(self.device)
         work = list(tiles(self.padded, _whole_tile(GRADIENT_TILE, block), self.net.config.decoder_halo))
         out, total = torch.zeros_like(quantised), 0.0
@@ -214,7 +217,7 @@ class PreparedImage:
                 dequantised = three_planes(dequantised)
             planes = self.net.decoder(idct_8x8(dequantised), dequantised, table)
             rgb = (planes[:, :1] if self.format.gray else ycbcr_to_rgb(planes)).clamp(-128, 127)
-            inside = (..., _kept(rows, 0, height)[1], _kept(columns, 0, width)[1])
+            inside = (..., _inner(rows, counted[0]), _inner(columns, counted[1]))
             error = (rgb[inside] - self.levels(tile)[inside]).square().sum() / rgb.shape[1]
             out[cut] += torch.autograd.grad(error, part)[0][0].to(out.device)
             total += float(error.detach())
@@ -307,9 +310,15 @@ def _aligned(span: tuple[int, int], block: int) -> tuple[int, int]:
     return span[0] // block * block, -(-span[1] // block) * block
 
 
+def _inner(span: Span, wanted: slice) -> slice:
+    """Which of a span's samples lie in a slice from start to stop."""
+    return _kept(span, wanted.start, wanted.stop)[1]
+
+
 def _kept(span: Span, start: int, stop: int) -> tuple[slice, slice]:
     """Where a span's samples go within start..stop, and which of them those are."""
     low, high = max(span.start, start), min(span.stop, stop)
+    high = max(low, high)
     return slice(low - start, high - start), slice(low - span.low, high - span.low)
 
 

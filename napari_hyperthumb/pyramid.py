@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 
 from .channels import Cost, Index, Layout, Percentile, Ranges, cost_of, data_range, joined, value_ranges
-from .codec import decode, encode, load_model
+from .codec import decode, load_model
+from .device import pick_device
 from .errors import DependencyError, ImageError
 from .files import write_atomically
-from .pipeline import Report, no_report
-from .pixels import DTYPES, Array, ValueRange
+from .pipeline import PreparedImage, Report, no_report
+from .pixels import DTYPES, Array, ValueRange, check_image
 from .pool import Pool, serial
 from .regions import LARGE, Regions, open_regions, read_whole
 
@@ -259,33 +260,34 @@ def code_band(band: Band, report: Report = no_report) -> Coded:
     first, last = min(files) * chunk, (max(files) + 1) * chunk
     columns, _ = _around(first, last, margin, width)
     pixels = _read(band, rows, columns)
+    model, device = load_model(band.model or f"ht-x{band.scale}"), pick_device(band.device)
     costs = []
     for done, (column, path) in enumerate(files.items()):
         left = column * chunk
         across, sides = _around(left, left + chunk, margin, width)
         part = pixels[:, across.start - columns.start : across.stop - columns.start]
         part = np.pad(part, [above_below, sides, (0, 0)][: part.ndim], mode="edge")
-        thumbnail = encode(
-            part,
-            level=band.level,
-            scale=band.scale,
-            value_range=band.limits,
-            model=band.model,
-            device=band.device,
-        )
+        lengths = min(chunk, height - top), min(chunk, width - left)
+        array, fmt = check_image(part, alpha="refuse", value_range=band.limits)
+        # Half of the margin counts too: where error stops counting, it is larger.
+        prepared = PreparedImage(array, fmt, model, device, counted=_square(margin, lengths, margin // 2))
+        data = prepared.code(band.level).data
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, thumbnail.data)
+        write_atomically(path, data)
         if not band.linked:
             _link(band, path)
         if band.measure and band.grid.number == 0:
-            back = decode(thumbnail.data, model=band.model, device=band.device)
-            inside = (
-                slice(margin, margin + min(chunk, height - top)),
-                slice(margin, margin + min(chunk, width - left)),
-            )
+            back = decode(data, model=model, device=band.device)
+            inside = _square(margin, lengths)
             costs.append(cost_of(part[inside], back[inside], band.limits))
         report((done + 1) / len(files))
     return Coded(len(files), layout.channel(band.index), tuple(costs))
+
+
+def _square(margin: int, lengths: tuple[int, int], around: int = 0) -> tuple[slice, slice]:
+    """A chunk in the picture that is coded with its margin; around: so many pixels of that too."""
+    height, width = (slice(margin - around, margin + length + around) for length in lengths)
+    return height, width
 
 
 def _link(band: Band, path: Path) -> None:

@@ -322,7 +322,14 @@ def test_other_endings_are_refused(suffix):
 
 
 @pytest.mark.parametrize(
-    ("name", "bare"), [("photo.ht.jpg", "photo"), ("photo.HT.JPG", "photo"), ("photo.v2.png", "photo.v2")]
+    ("name", "bare"),
+    [
+        ("photo.ht.jpg", "photo"),
+        ("photo.HT.JPG", "photo"),
+        ("photo.v2.png", "photo.v2"),
+        ("cells.ome.tif", "cells"),
+        ("cells.OME.tiff", "cells"),
+    ],
 )
-def test_bare_name_loses_both_endings_of_a_thumbnail(name, bare):
+def test_bare_name_loses_both_endings_of_thumbnails_and_ome_tiff(name, bare):
     assert bare_name(Path("a") / name) == bare

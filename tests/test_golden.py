@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_hyperthumb import decode, info, load_model
+from napari_hyperthumb import Channel, decode, info, load_model, open_stack
+from napari_hyperthumb.codec import WEIGHTS
 from napari_hyperthumb.pixels import Format
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -48,9 +49,56 @@ def test_golden_file_decodes_to_the_picture_it_always_was(name):
         with Image.open(GOLDEN / f"{name}.png") as image:
             expected = np.asarray(image)
     decoded = decode(GOLDEN / f"{name}.ht.jpg", model=GOLDEN / f"golden-x{scale}.safetensors")
-    assert decoded.dtype == expected.dtype == fmt.dtype
-    assert decoded.shape == expected.shape == (shape if fmt.gray else (*shape, 3))
-    level = (fmt.range[1] - fmt.range[0]) / 255
+    assert decoded.dtype == fmt.dtype
+    assert decoded.shape == (shape if fmt.gray else (*shape, 3))
+    assert_same(decoded, expected, fmt.range)
+
+
+def assert_same(decoded: np.ndarray, expected: np.ndarray, value_range: tuple[float, float]) -> None:
+    """As far as processors agree: at most one level of 8 bits, and that seldom."""
+    assert (decoded.dtype, decoded.shape) == (expected.dtype, expected.shape)
+    level = (value_range[1] - value_range[0]) / 255
     difference = abs(decoded.astype(np.float64) - expected)
     assert difference.max() <= level
     assert difference.mean() <= 0.02 * level
+
+
+def test_golden_stack_is_what_it_always_was():
+    stack = open_stack(GOLDEN / "stack-x2.ht.tif")
+    assert (stack.layout.axes, stack.layout.shape, stack.dtype) == ("CZYX", (2, 2, 40, 56), np.uint16)
+    assert stack.channels == (Channel("DAPI", (0, 0, 255)), Channel("µ", (0, 255, 0)))
+    assert stack.ranges == ((0, 10_000), (900, 30_000))
+    with np.load(GOLDEN / "stack-x2.npz") as expected:
+        decoded = stack.decode(model=GOLDEN / "golden-x2.safetensors")
+        for channel, value_range in enumerate(stack.ranges):
+            assert_same(decoded[channel], expected["arr_0"][channel], value_range)
+
+
+@pytest.fixture
+def pyramid(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its weights are found by their digest."""
+    pytest.importorskip("zarr")
+    monkeypatch.setenv(WEIGHTS, str(GOLDEN / "golden-x2.safetensors"))
+    return GOLDEN / "pyramid-x2.zarr"
+
+
+def test_golden_pyramid_is_read_by_zarr_alone(pyramid):
+    import zarr
+
+    group = zarr.open_group(pyramid, mode="r")
+    (image,) = group.attrs["ome"]["multiscales"]
+    assert [dataset["path"] for dataset in image["datasets"]] == ["0", "1"]
+    with np.load(GOLDEN / "pyramid-x2.npz") as expected:
+        for level in "01":
+            assert_same(group[level][...], expected[level], (0, 255))
+
+
+def test_golden_pyramid_is_opened_in_napari(pyramid):
+    pytest.importorskip("dask")
+    from napari_hyperthumb._napari_large import read_pyramid
+
+    ((levels, options, kind),) = read_pyramid(str(pyramid))
+    assert (kind, options["name"], options["scale"]) == ("image", "pyramid-x2", [1, 1])
+    with np.load(GOLDEN / "pyramid-x2.npz") as expected:
+        for number, level in enumerate(levels):
+            assert_same(level.compute(), expected[str(number)], (0, 255))

@@ -10,28 +10,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
+from documents import Block, blocks
 from published import weights
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "guide.md"
-
-
-class Block(NamedTuple):
-    """A fenced block."""
-
-    line: int
-    language: str
-    text: str
-
-
-def blocks(markdown: str) -> list[Block]:
-    """Every fenced block, in order."""
-    found = re.finditer(r"^```(\w*)\n(.*?)^```$", markdown, re.M | re.S)
-    return [Block(markdown[: m.start()].count("\n") + 1, m[1], m[2]) for m in found]
 
 
 def run(block: Block, folder: Path) -> str:

@@ -13,11 +13,22 @@ import tifffile
 pytest.importorskip("napari")
 pytest.importorskip("zarr")
 
+from napari.components import ViewerModel
 from napari.layers import Image
 from napari_fixtures import needs_screen, until
+from npe2 import PluginManager
 from samples import make_photo
 
-from napari_hyperthumb import Channel, ImageError, Percentile, ThumbnailError, _napari_large, encode_stack
+from napari_hyperthumb import (
+    Channel,
+    ImageError,
+    Percentile,
+    ThumbnailError,
+    _napari_large,
+    encode_stack,
+    open_stack,
+)
+from napari_hyperthumb._napari_stack import VALUES, axes_of, wanted_of, write_stack
 from napari_hyperthumb.codec import WEIGHTS
 from napari_hyperthumb.pyramid import make_pyramid
 
@@ -114,12 +125,45 @@ def test_channels_of_a_pyramid_are_layers_with_their_place(model_paths, tmp_path
     assert made.multiscale and [str(unit) for unit in made.units] == ["micrometer", "micrometer"]
 
 
+# ---- saving -----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("tiny_weights")
+def test_stack_layers_are_saved_from_naparis_menu(tmp_path: Path) -> None:
+    PluginManager.instance().discover()  # as napari does when it starts
+    viewer = ViewerModel()
+    viewer.add_image(CELLS[0], name="one", contrast_limits=(0, 700), axis_labels=("t", "y", "x"))
+    viewer.add_image(CELLS[1], name="two", contrast_limits=(5, 800), colormap="green")
+    file = str(tmp_path / "cells.ht.tif")
+    assert viewer.layers.save(file, plugin="napari-hyperthumb") == [file]
+    stack = open_stack(file)
+    assert (stack.layout.axes, stack.layout.shape) == ("CTYX", CELLS.shape)
+    assert [channel.name for channel in stack.channels] == ["one", "two"]
+    assert stack.ranges == ((0, 700), (5, 800))
+    assert stack.info.scale == 2 and stack.dtype == np.uint16
+    opened = ViewerModel().open(file, plugin="napari-hyperthumb")
+    assert [layer.name for layer in opened] == ["one", "two"]
+    assert [axes_of(layer) for layer in opened] == ["TYX", "TYX"]
+    (again,) = opened[1].save(str(tmp_path / "b.ht.tif"), plugin="napari-hyperthumb")
+    assert (open_stack(again).layout.axes, open_stack(again).ranges) == ("TYX", ((5, 800),))
+    colours = Image(np.stack([PHOTO, PHOTO]), rgb=True)
+    write_stack(str(tmp_path / "rgb"), [colours.as_layer_data_tuple()])
+    assert open_stack(tmp_path / "rgb.ht.tif").layout.axes == "ZYXS"
+
+
+def test_layers_that_are_no_stack_are_named(tmp_path: Path) -> None:
+    deep = Image(np.zeros((1, 1, 1, 1, 8, 8), np.uint8), name="deep")
+    alpha = Image(np.zeros((2, 8, 8, 4), np.uint8), rgb=True, name="alpha")
+    for layer in (deep, alpha):
+        with pytest.raises(ImageError, match=layer.name):
+            write_stack(str(tmp_path / "a.ht.tif"), [layer.as_layer_data_tuple()])
+    assert not list(tmp_path.iterdir())
+
+
 # ---- the widget -------------------------------------------------------------------------------
 
 
 def test_layers_become_one_stack() -> None:
-    from napari_hyperthumb._widget.stack import VALUES, wanted_of
-
     layers = [Image(CELLS[c], name=f"c{c}", contrast_limits=(0, 100 + c), colormap="green") for c in range(2)]
     wanted = wanted_of(layers, "ZYX", VALUES[0])
     assert (wanted.axes, wanted.array.shape) == ("CZYX", CELLS.shape)

@@ -35,7 +35,11 @@ def test_the_manifest_is_valid_and_its_commands_exist() -> None:
     }
     assert len(contributions.sample_data or []) == 3
     patterns = [p for reader in contributions.readers or [] for p in reader.filename_patterns]
-    assert patterns == ["*.ht.jpg", "*.ht.tif", "*.zarr"]
+    assert patterns == ["*.ht.jpg", "*.ht.jxl", "*.ht.tif", "*.zarr"]
+    assert [e for writer in contributions.writers or [] for e in writer.filename_extensions] == [
+        ".ht.jpg",
+        ".ht.tif",
+    ]
     assert set(contributions.menus or {}) >= {"napari/layers/transform", "napari/file/io_utilities"}
     assert manifest.on_activate is None  # nothing is changed or loaded before the first use
 
@@ -59,6 +63,7 @@ def test_the_reader_takes_its_own_ending_only() -> None:
     assert _napari.get_reader(["a.ht.jpg", "b.jpg"]) is None
     assert _napari.get_reader([]) is None
     assert _napari.get_reader("A.HT.JPG") is not None
+    assert _napari.get_reader(["a.ht.jpg", "b.ht.jxl"]) is not None
 
 
 def test_a_missing_file_is_named() -> None:

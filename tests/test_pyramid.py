@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 pytest.importorskip("zarr")
 import zarr
 
-from napari_hyperthumb import ImageError, Percentile, ThumbnailError, decode, encode
+from napari_hyperthumb import ImageError, Percentile, ThumbnailError, decode, encode, info
 from napari_hyperthumb._cli_pyramid import add_pyramid_command
 from napari_hyperthumb.checkpoint import Model
 from napari_hyperthumb.cli import app
@@ -38,6 +39,11 @@ if "pyramid" not in {command.name for command in app.registered_commands}:
 def findable(model_paths: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny weights are found by their digest, in other processes too."""
     monkeypatch.setenv(WEIGHTS, os.pathsep.join(map(str, model_paths.values())))
+
+
+def files_of(folder: Path) -> list[Path]:
+    """All files below a folder, those of linked folders once."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def in_a_fresh_process(code: str) -> str:
@@ -144,7 +150,7 @@ def slide(tmp_path: Path) -> Path:
     return tiff(tmp_path / "slide.tif", PHOTO, photometric="rgb")
 
 
-def test_one_grid_of_thumbnails_serves_two_levels(slide, tmp_path, model_paths, models):
+def test_one_grid_of_thumbnails_serves_two_levels(slide, tmp_path, model_paths):
     made = make_pyramid(slide, tmp_path / "a.zarr", chunk=64, model=str(model_paths[2]))
     group = zarr.open_group(tmp_path / "a.zarr", mode="r")
     shapes = [group[str(level)].shape for level in range(made.levels)]
@@ -154,7 +160,8 @@ def test_one_grid_of_thumbnails_serves_two_levels(slide, tmp_path, model_paths, 
     assert (tmp_path / "a.zarr" / "1" / "c").is_symlink()
     # a chunk in the middle, with 8 pixels of its neighbours
     data = (tmp_path / "a.zarr" / "0" / "c" / "0" / "1" / "2").read_bytes()
-    assert data == encode(PHOTO[56:136, 120:200], level=0.0, model=models[2]).data
+    assert info(data).shape == (80, 80)
+    assert abs(decode(data).astype(float) - PHOTO[56:136, 120:200]).mean() < 20
     whole, small = decode(data), np.asarray(group["1"][:, 32:64, 64:96])
     assert np.array_equal(np.moveaxis(group["0"][:, 64:128, 128:192], 0, -1), whole[8:72, 8:72])
     assert small.shape == (3, 32, 32)
@@ -204,6 +211,33 @@ def test_a_stopped_run_goes_on_without_coding_a_chunk_twice(slide, tmp_path, mod
     assert make_pyramid(slide, out, level=0.5, force=True, **settings_).chunks == 22
     with pytest.raises(ImageError, match="isn't a pyramid of ours"):
         make_pyramid(slide, slide.parent, force=True, **settings_)
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, model_paths):
+    source = tiff(tmp_path / "a.tif", make_photo(480, 480), photometric="rgb")
+    killed, whole = tmp_path / "killed.zarr", tmp_path / "whole.zarr"
+    words = ["--chunk", "64", "--no-report", "--json", "--model", str(model_paths[2])]
+    command = [sys.executable, "-m", "napari_hyperthumb.cli", "pyramid", str(source), str(killed), *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        while len(chunks := files_of(killed / "0" / "c")) < 3 and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+        _, said = process.communicate()
+    assert process.returncode != 0 and len(chunks) >= 3, said
+    chunks = files_of(killed / "0" / "c")
+    finished = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in chunks if path.name[0] != "."}
+    assert len(finished) < 64
+    for out, found in ((killed, len(finished)), (whole, 0)):
+        result = CliRunner().invoke(app, ["pyramid", str(source), str(out), *words], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        done = json.loads(result.stdout)
+        assert (done["found"], done["coded"]) == (found, 68 - found)
+    assert all((path.stat().st_ino, path.stat().st_mtime_ns) == about for path, about in finished.items())
+    assert [p.relative_to(killed) for p in files_of(killed)] == [
+        p.relative_to(whole) for p in files_of(whole)
+    ]
+    for path in files_of(killed):
+        assert path.read_bytes() == (whole / path.relative_to(killed)).read_bytes(), path
 
 
 def test_stacks_and_channels_keep_their_axes_and_ranges(tmp_path, model_paths):

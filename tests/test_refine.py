@@ -55,6 +55,21 @@ def test_tiles_change_neither_error_nor_gradient(monkeypatch, prepared, start):
     torch.testing.assert_close(gradient, start.gradient, rtol=1e-3, atol=1e-2)
 
 
+def test_only_the_error_that_counts_is_counted(monkeypatch, photo, prepared, start):
+    monkeypatch.setattr("napari_hyperthumb.pipeline.GRADIENT_TILE", 32)
+    array, fmt = check_image(photo)
+    height, width = array.shape[:2]
+    parts = []
+    for columns in (slice(0, 40), slice(40, width)):
+        counted = (slice(0, height), columns)
+        part = PreparedImage(array, fmt, prepared.model, prepared.device, counted=counted)
+        parts.append(part.error_gradient(start.quantised, start.tables))
+    (left, left_gradient), (right, right_gradient) = parts
+    assert left + right == pytest.approx(error_of(prepared, start.quantised, start.tables), rel=1e-4)
+    assert left_gradient[:, :, :, -1].abs().max() == 0
+    torch.testing.assert_close(left_gradient + right_gradient, start.gradient, rtol=1e-3, atol=1e-2)
+
+
 def test_a_round_of_moves_lowers_what_it_is_to_lower(prepared, start):
     weight = float(prepared.net.config.trade_off(torch.tensor([0.0])))
 

@@ -10,7 +10,7 @@ import pytest
 from samples import make_photo
 from typer.testing import CliRunner
 
-from napari_hyperthumb import DependencyError, ThumbnailError, cli, decode, encode, info
+from napari_hyperthumb import DependencyError, ThumbnailError, _napari, cli, decode, encode, info
 from napari_hyperthumb.transport import from_jxl, to_jxl
 
 pytest.importorskip("imagecodecs")
@@ -40,6 +40,20 @@ def test_files_are_written_and_read_by_their_ending(jpeg, models, model_paths, t
     result = CliRunner().invoke(cli.app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "b.ht.jxl").read_bytes() == (tmp_path / "a.ht.jxl").read_bytes()
+
+
+@pytest.mark.usefixtures("tiny_weights")
+def test_napari_opens_them_like_the_jpeg(jpeg, models, tmp_path):
+    (tmp_path / "a.ht.jxl").write_bytes(to_jxl(jpeg))
+    (tmp_path / "a.ht.jpg").write_bytes(jpeg)
+    layers = {suffix: _napari.read(str(tmp_path / f"a.ht.{suffix}")) for suffix in ("jpg", "jxl")}
+    assert [options["name"] for _, options, _ in layers["jxl"]] == ["a thumbnail", "a reconstruction"]
+    for (data, options, _), (expected, wanted, _) in zip(layers["jxl"], layers["jpg"], strict=True):
+        assert np.array_equal(data, expected) and options == wanted
+    assert layers["jxl"][0][1]["metadata"]["hyperthumb"]["data"] == jpeg  # File, Save gives the JPEG
+    (tmp_path / "a.ht.jxl").write_bytes(to_jxl(jpeg)[:60])
+    with pytest.raises(ThumbnailError, match=r"a\.ht\.jxl: JPEG XL"):
+        _napari.read(str(tmp_path / "a.ht.jxl"))
 
 
 def test_damaged_files_are_refused(jpeg, tmp_path):

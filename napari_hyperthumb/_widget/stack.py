@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from napari.layers import Image
 from napari.viewer import Viewer
 from qtpy.QtWidgets import (
@@ -19,86 +16,14 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
-from ..errors import HyperThumbError, ImageError
+from .._napari_stack import AXES, VALUES, wanted_of
+from ..errors import HyperThumbError
 from ..files import STACK_SUFFIX
 from ..texts import human_bytes
 from . import preferences
 from .controls import notify
 from .jobs import Report
 from .panel import Panel
-
-AXES = {2: ("YX",), 3: ("ZYX", "TYX", "CYX"), 4: ("TZYX", "CZYX", "TCYX"), 5: ("TCZYX",)}
-"""What the axes of a layer may be, by their number; the colours of RGB are one more."""
-VALUES = ("contrast limits", "data range", "0.1 to 99.9 percent")
-
-
-@dataclass(frozen=True)
-class Together:
-    """Layers of one shape as channels of one array, which is read plane by plane."""
-
-    layers: Sequence[Any] = field(repr=False)
-    """Their data."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Channels first."""
-        return (len(self.layers), *self.layers[0].shape)
-
-    @property
-    def dtype(self) -> Any:
-        """Of the samples."""
-        return self.layers[0].dtype
-
-    def __getitem__(self, index: tuple[int, ...]) -> np.ndarray:
-        """One plane, or a part of a channel."""
-        return np.asarray(self.layers[index[0]][tuple(index[1:])])
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to encode, in the words of `encode_stack`."""
-
-    array: Any = field(repr=False)
-    axes: str
-    ranges: Any
-    channels: tuple[Any, ...]
-
-
-def wanted_of(layers: Sequence[Image], axes: str, values: str) -> Wanted:
-    """Layers as one stack: one layer with these axes, or several of them as its channels.
-
-    Raises ImageError when they don't fit together, with what to do.
-    """
-    from ..channels import Percentile
-    from ..stack import Channel
-
-    if not layers:
-        raise ImageError("select the image layers to encode; several become the channels of one stack")
-    data = [layer.data[0] if layer.multiscale else layer.data for layer in layers]
-    first = layers[0]
-    if any(one.shape != data[0].shape or one.dtype != data[0].dtype for one in data):
-        raise ImageError("the selected layers differ in shape or dtype: select those of one image")
-    if len(layers) > 1 and (first.rgb or "C" in axes):
-        raise ImageError("several layers become channels: they can't have colours or channels of their own")
-    if first.rgb and data[0].shape[-1] == 4:
-        raise ImageError(f"{first.name} has an alpha channel, which a JPEG can't hold: drop it first")
-    array = Together(data) if len(layers) > 1 else data[0]
-    whole = ("C" if len(layers) > 1 else "") + axes + ("S" if first.rgb else "")
-    if len(whole) != len(array.shape):
-        raise ImageError(f"{first.name} has {len(array.shape)} axes, not those of {whole}")
-    ranges: Any = None
-    if values == VALUES[2]:
-        ranges = Percentile()
-    elif values == VALUES[0] and not first.rgb and np.dtype(data[0].dtype) != np.uint8:
-        ranges = [tuple(map(float, layer.contrast_limits)) for layer in layers]
-        if "C" in axes:  # one layer shows all its channels with the same limits
-            ranges = ranges[0]
-    brightest = [[round(255 * float(part)) for part in layer.colormap.colors[-1][:3]] for layer in layers]
-    channels = tuple(
-        Channel(layer.name, (red, green, blue))
-        for layer, (red, green, blue) in zip(layers, brightest, strict=True)
-    )
-    return Wanted(array, whole, ranges, channels if len(layers) > 1 else ())
 
 
 class StackWidget(Panel):
