@@ -220,7 +220,10 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path):
         assert not trap.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02}q\x00.", b"hello " * 99, bytes(300)])
+OTHER = [b"", b"PK\x03\x04", b"\x80\x02}q\x00.", b"\x80\x02X\x00", b"hello " * 99, bytes(300)]
+
+
+@pytest.mark.parametrize("content", OTHER)
 def test_other_files_are_our_error(tmp_path, content):
     path = tmp_path / "bad.pth"
     path.write_bytes(content)
