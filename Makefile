@@ -22,11 +22,13 @@ TRAIN ?= ../shared/data/train
 demo: $(VENV)/.core
 	$(BIN)/python scripts/demo.py
 
+# Also with the paper's stack, where `make test-reference` has been run once.
 test: system $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(SCREEN) $(BIN)/python -m pytest $(WORKERS) $(NOTEBOOKS) tests
+	test ! -e $(REFERENCE)/.built || $(MAKE) test-reference
 
 # Of the tests only those of the napari plugin, in a real viewer.
 test-napari: system $(VENV)/.test
