@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,8 @@ class Timed:
     """Thousand million multiplications of a decode in float32, where they are known."""
     encode_times: list[float] = field(default_factory=list)
     decode_times: list[float] = field(default_factory=list)
+    first_times: list[float] = field(default_factory=list)
+    """Until the first part of the picture could be shown, in every decode."""
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -252,20 +255,20 @@ def our_timed(image: Pixels, scale: int, bpp: float, options: argparse.Namespace
             ),
         ]
 
-    def decoding(backend: str) -> Callable[[], object]:
-        return lambda: decode(data, device=device, backend=backend)
-
     work = gmac(load_model(f"ht-x{scale}").net, pixels) if device == "cpu" else None
-    return rows + [
-        Timed(
-            f"HyperThumb x{scale}, {name}",
-            len(data),
-            None,
-            decoding(name),
-            None if name.endswith("int8") else work,
-        )
-        for name in backends(scale, device)
-    ]
+
+    def decoded(backend: str) -> Timed:
+        firsts: list[float] = []
+
+        def run() -> None:
+            began, shown = time.perf_counter(), []
+            decode(data, device=device, backend=backend, show=lambda *_: shown.append(time.perf_counter()))
+            firsts.append(shown[0] - began)
+
+        reference = None if backend.endswith("int8") else work
+        return Timed(f"HyperThumb x{scale}, {backend}", len(data), None, run, reference, first_times=firsts)
+
+    return rows + [decoded(name) for name in backends(scale, device)]
 
 
 def paper_timed(image: Pixels, options: argparse.Namespace) -> Timed:
@@ -343,10 +346,8 @@ def table(rows: Sequence[Timed], pixels: int) -> str:
 
     avif = next((row for row in rows if row.name.startswith(REFERENCE)), None)
     paper, peak = times_of(PAPER), next(row for row in rows if row.name == PEAK)
-    lines = [
-        "| | bytes | encode, ms | ms/Mpx | / AVIF | decode, ms | ms/Mpx | / AVIF | paper's / it | of peak |",
-        "| --- |" + " ---: |" * 9,
-    ]
+    heads = "bytes | encode, ms | ms/Mpx | / AVIF | decode, ms | ms/Mpx | / AVIF"
+    lines = [f"| | {heads} | paper's / it | of peak | first part, ms |", "| --- |" + " ---: |" * 10]
     for row in rows:
         if row is peak:
             continue
@@ -354,7 +355,9 @@ def table(rows: Sequence[Timed], pixels: int) -> str:
         decoding = cells(row.decode_times, avif.decode_times if avif else [])
         faster = f"{median(paper) / median(row.decode_times):.3g}" if row.decode_times and paper else "-"
         share = f"{rate(row) / rate(peak):.0%}" if row.decode_times and row.gmac else "-"
-        lines.append(f"| {row.name} | {row.nbytes:,} | {' | '.join([*coding, *decoding, faster, share])} |")
+        first = short(1e3 * median(row.first_times[1:])) if row.first_times else "-"
+        cells_of = [f"{row.nbytes:,}", *coding, *decoding, faster, share, first]
+        lines.append(f"| {row.name} | {' | '.join(cells_of)} |")
     lines.append(f"\nPeak: {2 * rate(peak):.0f} GFLOP/s ({PEAK}).")
     return "\n".join(lines)
 
@@ -434,7 +437,7 @@ def our_action(
             return lambda: target.write_bytes(our_file(image, scale, bpp, "cpu")[0])
         return lambda: target.write_bytes(encode(image, bpp=bpp, scale=scale, device="cpu").data)
     data = target.read_bytes()
-    return lambda: decode(data, device="cpu")
+    return lambda: decode(data, device="cpu", backend=work.removeprefix("decode "))
 
 
 def pillow_action(work: str, name: str, source: Path, target: Path, threads: int) -> Callable[[], object]:
@@ -487,6 +490,12 @@ def start(work: str, name: str, folder: str, options: argparse.Namespace) -> dic
     return result
 
 
+def available() -> tuple[str, ...]:
+    """As `backends`, but nothing is imported for it."""
+    openvino = ("openvino", "openvino-int8") if find_spec("openvino") else ()
+    return ("torch", *openvino)
+
+
 def memory_all(options: argparse.Namespace) -> None:
     width, height = options.memory
     print(f"{processor()}, {os.cpu_count()} cores, {options.threads} thread(s)\n")
@@ -497,7 +506,11 @@ def memory_all(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         start("image", "image", folder, options)
         for name, label in names.items():
-            for work in ("encode", "decode"):
+            ours = name.startswith("x")
+            for work in (
+                "encode",
+                *((f"decode {backend}" for backend in available()) if ours else ("decode",)),
+            ):
                 took = start(work, name, folder, options)
                 if options.decode_only and work == "encode":
                     continue

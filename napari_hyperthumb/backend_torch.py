@@ -22,15 +22,15 @@ class TorchDecoder:
     ) -> None:
         """eight_bit: the output is uint8, else float32."""
         self._plain, self._device, self._eight_bit = plain, device, eight_bit
-        self._head = _folded(plain.head, conditions.films[0])
+        self._head = folded(plain.head, conditions.films[0])
         pixels = plain.head_pixels * conditions.films[0, 0][:, None, None, None]
         self._head_pixels = pixels.contiguous(memory_format=torch.channels_last)
         self._blocks = [
-            (_folded(a, film), _ready(b))
+            (folded(a, film), ready(b))
             for (a, b), film in zip(plain.blocks, conditions.films[1:], strict=True)
         ]
-        self._frequency = [_ready(conv) for conv in plain.frequency]
-        self._out, self._up = _ready(plain.out), plain.up.contiguous(memory_format=torch.channels_last)
+        self._frequency = [ready(one) for one in plain.frequency]
+        self._out, self._up = ready(plain.out), plain.up.contiguous(memory_format=torch.channels_last)
 
     def outputs(self, inputs: Iterable[NDArray[np.float32]]) -> Iterator[Array]:
         """As `backend_openvino.OpenVINODecoder.outputs`."""
@@ -40,38 +40,38 @@ class TorchDecoder:
     def _levels(self, x: Tensor) -> Tensor:
         """(h, w, C * 64) to (h/4, w/4, 16 * C)."""
         plain = self._plain
-        pixels = _shuffled((x @ plain.pixels.T)[None].permute(0, 3, 1, 2), plain.shuffle)
+        pixels = shuffled((x @ plain.pixels.T)[None].permute(0, 3, 1, 2), plain.shuffle)
         f = x.permute(2, 0, 1)[None]
-        for index, conv in enumerate(self._frequency):
-            f = _conv(f if index == 0 else f.relu_(), conv)
-        h = _conv(_shuffled(f, plain.shuffle), self._head)
+        for index, one in enumerate(self._frequency):
+            f = conv(f if index == 0 else f.relu_(), one)
+        h = conv(shuffled(f, plain.shuffle), self._head)
         del f
         h += F.conv2d(pixels, self._head_pixels, padding=1)
         for a, b in self._blocks:
-            h += _conv(_conv(h, a).relu_(), b)
-        levels = _conv(h, self._out)
+            h += conv(conv(h, a).relu_(), b)
+        levels = conv(h, self._out)
         del h
-        levels += F.conv2d(_framed(pixels, plain.unshuffle), self._up)
+        levels += F.conv2d(framed(pixels, plain.unshuffle), self._up)
         if self._eight_bit:
             levels = levels.clamp_(0, 255).round_().to(torch.uint8)
         return levels[0].permute(1, 2, 0)
 
 
-def _ready(conv: Conv) -> Conv:
-    return Conv(conv.weight.contiguous(memory_format=torch.channels_last), conv.bias)
+def ready(one: Conv) -> Conv:
+    return Conv(one.weight.contiguous(memory_format=torch.channels_last), one.bias)
 
 
-def _folded(conv: Conv, film: Tensor) -> Conv:
+def folded(one: Conv, film: Tensor) -> Conv:
     """Followed by a scale and a shift, (2, outputs)."""
     scale, shift = film
-    return _ready(Conv(conv.weight * scale[:, None, None, None], conv.bias * scale + shift))
+    return ready(Conv(one.weight * scale[:, None, None, None], one.bias * scale + shift))
 
 
-def _conv(x: Tensor, conv: Conv) -> Tensor:
-    return F.conv2d(x, conv.weight, conv.bias, padding=conv.weight.shape[-1] // 2)
+def conv(x: Tensor, one: Conv) -> Tensor:
+    return F.conv2d(x, one.weight, one.bias, padding=one.weight.shape[-1] // 2)
 
 
-def _shuffled(x: Tensor, times: int) -> Tensor:
+def shuffled(x: Tensor, times: int) -> Tensor:
     """Channels (by, bx, c) to finer positions, channels last in memory as before."""
     _, channels, height, width = x.shape
     x = x.permute(0, 2, 3, 1).reshape(height, width, times, times, -1)  # (h, w, by, bx, c)
@@ -79,7 +79,7 @@ def _shuffled(x: Tensor, times: int) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-def _framed(pixels: Tensor, unshuffle: int) -> Tensor:
+def framed(pixels: Tensor, unshuffle: int) -> Tensor:
     """One position more on each side, holding the mirrored positions at the edge."""
     order = torch.arange(pixels.shape[1], device=pixels.device).reshape(-1, unshuffle, unshuffle)
     for axis in (0, 1):

@@ -370,6 +370,7 @@ def decode(
     region: tuple[slice, slice] | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: Callable[[float], None] = no_report,
+    show: Callable[[slice, slice, Array], None] | None = None,
 ) -> Array:
     """The full-resolution image from a thumbnail file.
 
@@ -382,6 +383,8 @@ def decode(
     region: rows and columns of the image, as slices without a step; only they are reconstructed.
     max_pixels: refuse larger images, before anything is allocated.
     progress: called with the fraction done; an exception raised there ends the work.
+    show: called with each part of a large image as soon as it is decoded: its rows and columns, as slices of
+    what is returned, and its pixels, which are part of that.
 
     Returns (H, W) or (H, W, 3) of the original's dtype. Warns (HyperThumbWarning) of what another
     program did to the file. Raises ThumbnailError, ModelError, DeviceError or DependencyError.
@@ -410,6 +413,7 @@ def decode(
         region=None if region is None else _region(region, shape),
         backend=backend,
         report=progress,
+        show=show,
     )
 
 

@@ -52,6 +52,12 @@ def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
     return torch.einsum("ij,njhw->nihw", _YCBCR_TO_RGB.to(ycbcr), ycbcr)
 
 
+def three_planes(luma: Tensor) -> Tensor:
+    """One plane (N, 1, ...) with two empty ones for the colours, as the networks take gray images."""
+    empty = torch.zeros_like(luma)
+    return torch.cat([luma, empty, empty], 1)
+
+
 def _dct_matrix(like: Tensor) -> Tensor:
     n = torch.arange(BLOCK, dtype=torch.float64)
     matrix = torch.cos((2 * n[None] + 1) * n[:, None] * math.pi / 16) / 2

@@ -109,9 +109,9 @@ class ModelConfig:
     @property
     def decoder_halo(self) -> int:
         """As `encoder_halo`, for the decoder."""
-        trunk = (2 * self.decoder_blocks + 2) * STRIDE
+        trunk = (2 * self.decoder_blocks + 2) * STRIDE  # the upsampling beside it reaches less far
         frequency = 2 * self.block  # two 3x3 convolutions on the grid of blocks
-        return whole(trunk + STRIDE, self.block) + frequency
+        return whole(trunk, self.block) + frequency
 
 
 def whole(size: int, unit: int) -> int:

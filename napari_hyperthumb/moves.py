@@ -119,14 +119,6 @@ def _dc_prices(group: Tensor) -> Prices:
     return Prices(price(1), price(-1))
 
 
-def _ac_prices(group: Tensor, lengths: Tensor) -> Prices:
-    """(N, C, h*w, 63)."""
-    ac = _ac(group)
-    code = huffman.AcCode(ac, lengths)
-    growing, shrinking = code.growing(1), code.growing(-1)
-    return Prices(torch.where(ac >= 0, growing, shrinking), torch.where(ac <= 0, growing, shrinking))
-
-
 def slopes(scaled: Tensor) -> Tensor:
     """Bits that each AC coefficient costs per unit of magnitude before rounding, (N, C, 64, h, w); DC: 0.
 
@@ -156,7 +148,7 @@ def _prices(quantised: Tensor) -> Prices:
         lengths, dc = ac_code(group)[0], _dc_prices(group)
         for rows in strips(group):
             part = group[:, :, :, rows]
-            for whole, d, a in zip(out, dc, _ac_prices(part, lengths), strict=True):
+            for whole, d, a in zip(out, dc, huffman.AcCode(_ac(part), lengths).prices(), strict=True):
                 both = torch.cat([d[:, :, rows].flatten(2)[..., None], a], -1)
                 whole[:, planes, :, rows] = huffman.natural_order(both, *part.shape[3:])
         start = planes.stop

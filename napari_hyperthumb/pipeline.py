@@ -16,8 +16,20 @@ from .backend import Backend, pick_backend
 from .backend_torch import TorchDecoder
 from .bitstream import MAX_SIDE, STRIP, Metadata, read_jpeg, write_jpeg
 from .checkpoint import Model
+from .device import has_bfloat16, mixed_precision
 from .errors import ImageError
-from .jpeg import BLOCK, COEFFICIENTS, dct_8x8, dequantise, idct_8x8, rgb_to_ycbcr, steps, ycbcr_to_rgb
+from .gradient import DecoderGradient, PaperGradient
+from .jpeg import (
+    BLOCK,
+    COEFFICIENTS,
+    dct_8x8,
+    dequantise,
+    idct_8x8,
+    rgb_to_ycbcr,
+    steps,
+    three_planes,
+    ycbcr_to_rgb,
+)
 from .model import LEVELS, STRIDE, HyperThumbModel, as_gray, whole
 from .paper import PaperModel, TileDecoder
 from .pixels import Array, Format, from_levels, to_levels
@@ -26,9 +38,9 @@ from .tiling import Span, Tile, tiles, windows
 
 TILE = 1024
 """HR pixels a side."""
-DECODER_TILE = 2048
+DECODER_TILE = 1536
 """The same for the decoder, which takes less memory."""
-GRADIENT_TILE = 576
+GRADIENT_TILE = 832
 """The same where activations are kept for a gradient."""
 CACHE_BYTES = 400 * 2**20
 """Trunk features kept between levels; a larger image computes them again at every level."""
@@ -36,6 +48,10 @@ ROOM_BYTES = 100 * 2**20
 """Trunk features that aren't kept while moves are made, which need room of their own."""
 Report = Callable[[float], None]
 """Called with the fraction done; what it raises ends the work (that is how to cancel)."""
+
+
+Show = Callable[[slice, slice, Array], None]
+"""Called with the rows and columns of a finished part of a picture, and its pixels."""
 
 
 def no_report(fraction: float) -> None:
@@ -51,12 +67,6 @@ def padded_shape(shape: tuple[int, int], block: int) -> tuple[int, int]:
     """Height and width in whole blocks."""
     height, width = (-(-side // block) * block for side in shape)
     return height, width
-
-
-def three_planes(luma: Tensor) -> Tensor:
-    """One plane (N, 1, ...) with two empty ones for the colours, as the networks take gray images."""
-    empty = torch.zeros_like(luma)
-    return torch.cat([luma, empty, empty], 1)
 
 
 def thumbnail_size(shape: tuple[int, int], scale: int) -> tuple[int, int]:
@@ -96,6 +106,7 @@ class PreparedImage:
     ) -> None:
         self.array, self.format, self.model, self.device = array, fmt, model, device
         self.net = model.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._fast = torch.bfloat16 if has_bfloat16(device) else None
         config = self.net.config
         self.shape: tuple[int, int] = (array.shape[0], array.shape[1])
         self._counted = counted or (slice(0, self.shape[0]), slice(0, self.shape[1]))
@@ -107,7 +118,7 @@ class PreparedImage:
             )
         self.padded = padded_shape(self.shape, config.block)
         self._tiles = list(tiles(self.padded, _whole_tile(tile, config.block), config.encoder_halo))
-        features = config.encoder_channels * self.padded[0] * self.padded[1] // 16 * 4
+        features = config.encoder_channels * self.padded[0] * self.padded[1] // 16 * (2 if self._fast else 4)
         self._keep = features <= CACHE_BYTES
         self._features: dict[int, Tensor] = {}
         self._base = np.empty((3, *(side // config.scale for side in self.padded)), np.float32)
@@ -121,26 +132,33 @@ class PreparedImage:
                 self._base[core] = lr.cpu().numpy()
                 sums = sums + self.net.predictor.sums(lr[None])
                 if self._keep:
-                    self._features[index] = self.net.encoder.trunk(planes)
+                    self._features[index] = self._trunk(planes)
                 report((index + 1) / len(self._tiles))
             blocks = self._base[0].size // BLOCK**2
             statistics = self.net.predictor.pooled((sums / blocks).float()[None])
             self._statistics = statistics.to(device)
 
     def levels(self, tile: Tile) -> Tensor:
-        """Zero-centred RGB or gray of a tile with its surroundings, (1, 3 or 1, h, w)."""
-        height, width = self.shape
-        rows = np.clip(np.arange(tile.rows.low, tile.rows.high), 0, height - 1)
-        columns = np.clip(np.arange(tile.columns.low, tile.columns.high), 0, width - 1)
-        part = self.array[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        part = part[rows - rows[0]][:, columns - columns[0]]
-        levels = torch.from_numpy(to_levels(part, self.format)).permute(2, 0, 1)[None] - 128
-        return levels.to(self.device, memory_format=torch.channels_last)
+        """Gray or RGB levels 0 .. 255 of a tile with its surroundings, (h, w, 1 or 3), the edge continued."""
+        rows, columns = tile.rows, tile.columns
+        part = self.array[rows.low : rows.high, columns.low : columns.high]
+        levels = to_levels(part, self.format)
+        beyond = [
+            (0, span.high - span.low - side) for span, side in zip((rows, columns), part.shape, strict=False)
+        ]
+        if any(after for _, after in beyond):
+            levels = np.pad(levels, (*beyond, (0, 0)), "edge")
+        return torch.from_numpy(levels).to(self.device)
 
     def _planes(self, tile: Tile) -> Tensor:
-        """The same as Y, Cb, Cr, (1, 3, h, w)."""
-        levels = self.levels(tile)
+        """The same as zero-centred Y, Cb, Cr, (1, 3, h, w)."""
+        levels = self.levels(tile).permute(2, 0, 1)[None] - 128
         return three_planes(levels) if self.format.gray else rgb_to_ycbcr(levels)
+
+    def _trunk(self, planes: Tensor) -> Tensor:
+        with mixed_precision(self.device, self._fast):
+            out: Tensor = self.net.encoder.trunk(planes)
+        return out
 
     def lr_planes(self, level: float, report: Report = no_report) -> NDArray[np.float32]:
         """LR planes of the thumbnail before quantisation, (1 or 3, h, w), whole blocks."""
@@ -152,10 +170,11 @@ class PreparedImage:
             for index, tile in enumerate(self._tiles):
                 features = self._features.get(index)
                 if features is None:
-                    features = self.net.encoder.trunk(self._planes(tile))
+                    features = self._trunk(self._planes(tile))
                 around = (slice(None), tile.rows.outer(scale), tile.columns.outer(scale))
                 lr = torch.from_numpy(self._base[around])[None].to(self.device)
-                planes = self.net.encoder.tail(features, lr, at)[0, :channels]
+                with mixed_precision(self.device, self._fast):
+                    planes = self.net.encoder.tail(features, lr, at)[0, :channels]
                 inner = planes[:, tile.rows.inner(scale), tile.columns.inner(scale)]
                 out[:, tile.rows.core(scale), tile.columns.core(scale)] = inner.cpu().numpy()
                 report((index + 1) / len(self._tiles))
@@ -201,26 +220,37 @@ class PreparedImage:
         return self.write(quantised, tables, level)
 
     def error_gradient(
-        self, quantised: Tensor, tables: NDArray[np.int64], report: Report = no_report
+        self,
+        quantised: Tensor,
+        tables: NDArray[np.int64],
+        report: Report = no_report,
+        *,
+        exact: bool = False,
     ) -> tuple[float, Tensor]:
-        """The error of what coefficients decode to and its gradient in them, as `moves` defines them."""
+        """The error of what coefficients decode to and its gradient in them, as `moves` defines them.
+
+        exact: in float32; otherwise bfloat16 where that is faster, to see which coefficients to change.
+        """
         block, counted = self.net.config.block, self._counted
         table = torch.from_numpy(tables).float()[None].to(self.device)
-        work = list(tiles(self.padded, _whole_tile(GRADIENT_TILE, block), self.net.config.decoder_halo))
+        work = windows(self.padded, _whole_tile(GRADIENT_TILE, block), self.net.config.decoder_halo, block)
         out, total = torch.zeros_like(quantised), 0.0
+        measure: Callable[[Tensor, Tensor, tuple[slice, slice]], tuple[float, Tensor]]
+        if isinstance(self.net, PaperModel):
+            measure = PaperGradient(self.net, table)
+        else:
+            with torch.inference_mode():
+                plain = plain_decoder(self.net, len(quantised))
+                found = conditions(self.net.decoder, table, len(quantised))
+                dtype = (not exact and self._fast) or torch.float32
+                measure = DecoderGradient(plain, found, self.device, dtype)
         for index, tile in enumerate(work):
             rows, columns = tile.rows, tile.columns
             cut = (slice(None), slice(None), rows.outer(block), columns.outer(block))
-            part = quantised[cut][None].to(self.device).clone().requires_grad_(True)
-            dequantised = dequantise(part, table)
-            if self.format.gray:
-                dequantised = three_planes(dequantised)
-            planes = self.net.decoder(idct_8x8(dequantised), dequantised, table)
-            rgb = (planes[:, :1] if self.format.gray else ycbcr_to_rgb(planes)).clamp(-128, 127)
-            inside = (..., _inner(rows, counted[0]), _inner(columns, counted[1]))
-            error = (rgb[inside] - self.levels(tile)[inside]).square().sum() / rgb.shape[1]
-            out[cut] += torch.autograd.grad(error, part)[0][0].to(out.device)
-            total += float(error.detach())
+            inside = (_inner(rows, counted[0]), _inner(columns, counted[1]))
+            error, gradient = measure(quantised[cut].to(self.device), self.levels(tile), inside)
+            out[cut] += gradient.to(out.device)
+            total += error
             report((index + 1) / len(work))
         return total, out
 
@@ -359,11 +389,13 @@ def reconstruct(
     tile: int = DECODER_TILE,
     backend: str = "auto",
     report: Report = no_report,
+    show: Show | None = None,
 ) -> Array:
     """Quantised coefficients (C, 64, h, w) and tables (2, 64) to the HR array.
 
     shape: HR height and width. region: ((top, bottom), (left, right)) to reconstruct only that.
-    backend: one of `backend.BACKENDS`. Returns (H, W) or (H, W, 3) of the format's dtype.
+    backend: one of `backend.BACKENDS`. show: see `codec.decode`.
+    Returns (H, W) or (H, W, 3) of the format's dtype.
     """
     chosen = pick_backend(backend, model, device, fmt, shape[0] * shape[1], tables)
     net = model.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -376,6 +408,7 @@ def reconstruct(
         (low // STRIDE * STRIDE, whole(high, STRIDE)) for low, high in ((top, bottom), (left, right))
     )
     out = np.empty((rows[1] - rows[0], columns[1] - columns[0], *channels), np.dtype(fmt.dtype))
+    picture = out[top - rows[0] : bottom - rows[0], left - columns[0] : right - columns[0]]
     table = torch.from_numpy(tables).float()[None].to(device)
     padded = padded_shape(shape, block)
     tile = _whole_tile(tile, block)
@@ -391,10 +424,14 @@ def reconstruct(
             kept_rows, inner_rows = _kept(part.rows, *rows)
             kept_columns, inner_columns = _kept(part.columns, *columns)
             _place(levels[_coarse(inner_rows), _coarse(inner_columns)], out[kept_rows, kept_columns], fmt)
+            if show:
+                part_rows, part_columns = (
+                    _kept(part.rows, top, bottom)[0],
+                    _kept(part.columns, left, right)[0],
+                )
+                show(part_rows, part_columns, picture[part_rows, part_columns])
             report((index + 1) / len(work))
-    if out.shape[:2] != (bottom - top, right - left):
-        out = out[top - rows[0] : bottom - rows[0], left - columns[0] : right - columns[0]].copy()
-    return out
+    return out if picture.shape == out.shape else picture.copy()
 
 
 def _outputs(

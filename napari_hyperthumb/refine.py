@@ -127,7 +127,7 @@ def descended(
             break
         if index % 4 == 0:
             bits, lowest = slopes(at[None])[0] * price, math.inf
-        error, gradient = prepared.error_gradient(ahead, tables)
+        error, gradient = prepared.error_gradient(ahead, tables, exact=True)
         with torch.no_grad():
             objective = error + float((bits * ahead.abs()).sum())
             if objective > lowest:  # too far: from the best point again, with smaller steps

@@ -19,9 +19,9 @@ from napari_hyperthumb.bitstream import _quantised, read_jpeg
 from napari_hyperthumb.checkpoint import BUNDLED, Model, load_checkpoint, save_checkpoint
 from napari_hyperthumb.errors import DependencyError, DeviceError, ModelError
 from napari_hyperthumb.int8 import MAX_LOSS, Int8, Rounded, int8_of, load_int8, save_int8
-from napari_hyperthumb.jpeg import dct_8x8, dequantise, quantise, ycbcr_to_rgb
+from napari_hyperthumb.jpeg import dct_8x8, dequantise, quantise, three_planes, ycbcr_to_rgb
 from napari_hyperthumb.model import HyperThumbModel
-from napari_hyperthumb.pipeline import reconstruct, three_planes
+from napari_hyperthumb.pipeline import reconstruct
 from napari_hyperthumb.pixels import Format
 from napari_hyperthumb.plain import plain_decoder
 from napari_hyperthumb.tiling import Span, windows

@@ -340,7 +340,8 @@ def test_strided_and_read_only_images_are_coded_as_they_look(photo, model):
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 3])
-def test_a_file_holds_what_training_saw(model, rounds):
+def test_a_file_holds_what_training_saw(model, rounds, monkeypatch):
+    monkeypatch.setattr("napari_hyperthumb.pipeline.has_bfloat16", lambda device: False)
     picture = make_photo(64, 96).astype(np.float32)
     level = 0.4
     prepared = PreparedImage(*check_image(picture, value_range=(0, 255)), model, CPU)
@@ -481,6 +482,23 @@ def test_region_equals_the_crop_of_the_whole(wide, model, region):
     part, whole = decode(data, model=model, region=region), decode(data, model=model)
     assert part.shape == whole[region].shape
     assert abs(part - whole[region]).max() < 1e-3
+
+
+@pytest.mark.parametrize("region", [None, (slice(3, 38), slice(1001, 4995))])
+def test_parts_are_shown_as_they_come(models, region):
+    photo = make_photo(40, 5001)
+    data = encode(photo, level=0.0, model=models[2]).data
+    seen, parts, done = np.zeros_like(photo if region is None else photo[region]), [], []
+
+    def show(rows, columns, pixels):
+        assert len(done) == len(parts)  # before the progress that counts it
+        seen[rows, columns] = pixels
+        parts.append((rows, columns))
+
+    decoded = decode(data, model=models[2], region=region, show=show, progress=done.append)
+    assert len(parts) > 1
+    assert sum((r.stop - r.start) * (c.stop - c.start) for r, c in parts) == seen[..., 0].size  # none twice
+    assert np.array_equal(seen, decoded)
 
 
 @pytest.mark.parametrize(

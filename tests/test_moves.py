@@ -47,7 +47,7 @@ def test_a_price_is_what_the_file_grows_by(quantised, coefficient, change):
             return lengths.gather(1, size).sum() + size.sum()
     else:
         lengths = ac_code(group)[0]
-        prices = moves._ac_prices(group, lengths)[0 if change > 0 else 1][0, 0]
+        prices = huffman.AcCode(moves._ac(group), lengths).prices()[0 if change > 0 else 1][0, 0]
         at = huffman.ZIGZAG.index(coefficient) - 1
         price = prices[row * group.shape[4] + column, at]
 
