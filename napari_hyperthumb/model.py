@@ -359,8 +359,8 @@ class HyperThumbModel(nn.Module):
     """Encoder, quantisation predictor and decoder, trained together."""
 
     gain: Tensor
-    ROUNDS = 4
-    """Of moves that every file gets."""
+    DESCENTS, ROUNDS = 6, 4
+    """Of the coefficients that every file gets before they are rounded, and of moves after that."""
     mixed: torch.dtype | None = None
     """Of the encoder's and decoder's layers in training; tables, DCT and what is left are float32 always."""
 

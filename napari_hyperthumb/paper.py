@@ -266,8 +266,8 @@ def _with_noise(x: Tensor) -> Tensor:
 class PaperModel(nn.Module):
     """The published encoder, table predictor and decoder behind the interface of `HyperThumbModel`."""
 
-    ROUNDS = 0
-    """Of moves that every file gets: published files are rounded, no more."""
+    DESCENTS, ROUNDS = 0, 0
+    """Published files are rounded, no more."""
     BIT_PRICE = 120.0
     mixed: torch.dtype | None = None
     """As in `HyperThumbModel`."""

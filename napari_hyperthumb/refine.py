@@ -1,7 +1,7 @@
 """Encoder-side effort: better coefficients for the same decoder, found by looking at what it makes of them.
 
-Every file gets a few rounds of moves (module `moves`). `refine` descends first, with coefficients that
-needn't be whole, then makes many rounds, fewer moves from one to the next, and meets a number of bytes.
+Every file gets a few descents, with coefficients that needn't be whole, and then rounds of moves (module
+`moves`). `refine` makes many of both, and meets a number of bytes.
 Straight-through descent on rounded coefficients, the obvious way, makes pictures worse (docs/experiments.md).
 """
 
@@ -9,23 +9,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .moves import DECAY, Offers, count_bits, slopes
+from .moves import DECAY, Offers, count_bits
 from .pipeline import Coding, PreparedImage, Report, no_report
 
-DESCENTS, ROUNDS = 16, 16
-STEP, MOMENTUM = 0.1, 0.8
-"""Of a descent, in units of what the curvature says, and what is kept of the step before."""
-SLOWER = 0.85
-"""The decay of moves in many rounds."""
+DESCENTS, ROUNDS = 32, 8
 SAVING = 0.05
 """Share of the bytes that refinement saves: it begins so much above the wanted size."""
 BYTES_PER_LEVEL = 0.85
@@ -66,10 +60,10 @@ class State:
         """The coefficients after one more round; weight: see `PreparedImage.taken`."""
         return self.prepared.taken(self._offers, self.level, weight=weight, share=self.share)
 
-    def after(self, weight: float = 1.0, decay: float = DECAY, report: Report = no_report) -> State:
+    def after(self, weight: float = 1.0, report: Report = no_report) -> State:
         """One more round made, and the gradient measured again."""
         state = State.at(self.prepared, self.level, self.tables, self.moved(weight), report)
-        return replace(state, share=self.share * decay)
+        return replace(state, share=self.share * DECAY)
 
     def write(self, quantised: Tensor) -> Coding:
         """The file with these coefficients instead."""
@@ -102,49 +96,6 @@ def fit_bytes(state: State, nbytes: int, *, weight: float = 1.0) -> Coding | Non
     return best
 
 
-def descended(
-    prepared: PreparedImage,
-    level: float,
-    tables: NDArray[np.int64],
-    *,
-    count: int = DESCENTS,
-    going: Callable[[], bool] = lambda: True,
-    report: Report = no_report,
-) -> Tensor:
-    """The encoder's coefficients, brought down the slope of error and bits together, then rounded.
-
-    Accelerated proximal gradient steps (Beck and Teboulle, SIAM J. Imaging Sciences 2(1), 2009) scaled by the
-    curvature, smaller ones where they led up; the rate is the same surrogate that training descends. Returns
-    whole numbers (C, 64, h, w).
-    going: asked before each step.
-    """
-    price = float(prepared.net.bit_price(torch.tensor(level)))
-    at = ahead = best = prepared.scaled(level, tables)
-    lowest, step, momentum = math.inf, STEP, MOMENTUM
-    bits = torch.zeros_like(at)
-    for index in range(count):
-        if not going():
-            break
-        if index % 4 == 0:
-            bits, lowest = slopes(at[None])[0] * price, math.inf
-        error, gradient = prepared.error_gradient(ahead, tables, exact=True)
-        with torch.no_grad():
-            objective = error + float((bits * ahead.abs()).sum())
-            if objective > lowest:  # too far: from the best point again, with smaller steps
-                step, momentum = step / 2, momentum / 2
-                at = ahead = best
-                continue
-            lowest, best = objective, ahead
-            gradient, curvature = prepared.with_thumbnail(ahead, gradient, tables, level)
-            stepped = ahead - step * gradient / curvature
-            stepped = torch.copysign((stepped.abs() - step * bits / curvature).clamp_min(0), stepped)
-            ahead = stepped + momentum * (stepped - at)
-            at = stepped
-        report((index + 1) / count)
-    out: Tensor = prepared.net.rounded(best)
-    return out
-
-
 def refine(
     prepared: PreparedImage,
     level: float,
@@ -168,8 +119,13 @@ def refine(
     if nbytes is not None:
         level = min(level + SAVING / BYTES_PER_LEVEL, 1.0)
     tables = prepared.tables(level)
-    quantised = descended(
-        prepared, level, tables, going=going, report=lambda done: report(done * DESCENTS / passes)
+    quantised = prepared.descended(
+        level,
+        tables,
+        count=DESCENTS,
+        exact=True,
+        going=going,
+        report=lambda done: report(done * DESCENTS / passes),
     )
     state, weight = State.at(prepared, level, tables, quantised), 1.0
     overhead = 0.0
@@ -178,7 +134,7 @@ def refine(
     for index in range(ROUNDS):
         if not going():
             break
-        state = state.after(weight, SLOWER)
+        state = state.after(weight)
         if nbytes is not None:
             bits = float(count_bits(state.quantised[None])) + overhead
             weight *= min(max((bits / (8 * nbytes)) ** 3, 0.8), 1.25)

@@ -8,12 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 
-from torch import Tensor
-
 from .errors import RateError
 from .metrics import mse, psnr_from_mse
 from .model import LEVELS
-from .pipeline import ROOM_BYTES, Coding, PreparedImage, Report
+from .pipeline import Coding, PreparedImage, Report
 from .pixels import to_levels
 from .refine import BYTES_PER_LEVEL, State, fit_bytes, refine
 from .search import Trial, search_level
@@ -22,9 +20,9 @@ PSNR_SLOPE = 2.5
 """How many dB a level brings, about."""
 PSNR_TOLERANCE = 0.05
 """dB more than wanted that a file may have."""
-GAINED = 0.2
+GAINED = 0.25
 """dB that a file has more after the rounds of moves that every file gets, about."""
-SAVED = 1.03
+SAVED = 1.045
 """How much larger a plain file is than one after the rounds of moves that every file gets, about."""
 COARSEST = -4.0
 """Below level -1 only the tables grow; at this level they have reached their limit."""
@@ -96,16 +94,12 @@ def _trial_reports(report: Report) -> Iterator[Report]:
         yield lambda fraction, trial=trial: report(1 - 0.8 ** (trial + fraction))  # type: ignore[misc]
 
 
-def _plain_for_bytes(
-    prepared: PreparedImage, wanted: float, reports: Iterator[Report]
-) -> tuple[Coding, Tensor]:
-    """The largest plain coding of no more than `wanted` bytes, and its coefficients. Raises RateError."""
+def _plain_for_bytes(prepared: PreparedImage, wanted: float, reports: Iterator[Report]) -> Coding:
+    """The largest plain coding of no more than `wanted` bytes. Raises RateError."""
 
-    def measure(level: float) -> tuple[float, tuple[Coding, Tensor]]:
-        tables = prepared.tables(level)
-        quantised = prepared.quantised(level, tables, next(reports))
-        coding = prepared.write(quantised, tables, level)
-        return math.log(len(coding.data)), (coding, quantised)
+    def measure(level: float) -> tuple[float, Coding]:
+        coding = prepared.code(level, next(reports), rounds=0)
+        return math.log(len(coding.data)), coding
 
     below, above = search_level(
         measure,
@@ -117,7 +111,7 @@ def _plain_for_bytes(
         tolerance=0.01,
     )
     if below is None:
-        least = len(above.result[0].data) if above else 0
+        least = len(above.result.data) if above else 0
         raise RateError(
             f"{wanted:.0f} bytes can't be reached at scale {prepared.model.scale}: "
             f"the smallest file of this image has about {least} bytes"
@@ -130,12 +124,12 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
     rounds = prepared.net.ROUNDS
     if rounds:
         try:
-            plain, quantised = _plain_for_bytes(prepared, SAVED * wanted, reports)
+            plain = _plain_for_bytes(prepared, SAVED * wanted, reports)
         except RateError:  # the smallest there is may still do, below
             rounds = 0
     if rounds:
-        prepared.release(ROOM_BYTES)
         inside = LEVELS[0] <= plain.level < LEVELS[1]
+        quantised = prepared.descended(plain.level, plain.tables, next(reports))
         state = State.at(prepared, plain.level, plain.tables, quantised, next(reports))
         for _ in range(rounds - 1):
             state = state.after(report=next(reports))
@@ -148,7 +142,7 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
             coding = fit_bytes(replace(state, share=1.0), wanted) or coding
         if coding:
             return Candidate(coding, prepared, inside)
-    plain, _ = _plain_for_bytes(prepared, wanted, reports)
+    plain = _plain_for_bytes(prepared, wanted, reports)
     return Candidate(plain, prepared, LEVELS[0] <= plain.level < LEVELS[1])
 
 
@@ -216,7 +210,9 @@ def _for_psnr(prepared: PreparedImage, wanted: float, report: Report) -> Candida
         start = nearest.level
         if abs(nearest.value + GAINED - wanted) < 1:
             tables = prepared.tables(start)
-            state = State.at(prepared, start, tables, prepared.quantised(start, tables), next(reports))
+            state = State.at(
+                prepared, start, tables, prepared.descended(start, tables, next(reports)), next(reports)
+            )
             for _ in range(rounds - 1):
                 state = state.after(report=next(reports))
             coding = _fit_psnr(state, wanted)
