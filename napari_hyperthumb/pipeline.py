@@ -332,20 +332,21 @@ class PreparedImage:
         at = ahead = best = self.scaled(level, tables, part_of(report, 0.0, 1 / (1 + 3 * count)))
         if count:
             self.release(ROOM_BYTES)
-        lowest, step, momentum = math.inf, STEP, MOMENTUM
+        least, step, momentum = math.inf, STEP, MOMENTUM  # least: error of the best
         bits = torch.zeros_like(at)
         for index in range(count):
             if not going():
                 break
             if index % 4 == 0:
-                bits, lowest = moves.slopes(at[None])[0] * price, math.inf
+                bits = moves.slopes(at[None])[0] * price
+                lowest = least + float((bits * best.abs()).sum())
             error, gradient = self.error_gradient(ahead, tables, exact=exact)
             objective = error + float((bits * ahead.abs()).sum())
             if objective > (1 + UNSURE) * lowest:  # too far: from the best point again, with smaller steps
                 step, momentum = step / 2, momentum / 2
                 at = ahead = best
                 continue
-            lowest, best = objective, ahead
+            lowest, least, best = objective, error, ahead
             gradient, curvature = self.with_thumbnail(ahead, gradient, tables, level)
             stepped = ahead - step * gradient / curvature
             stepped = torch.copysign((stepped.abs() - step * bits / curvature).clamp_min(0), stepped)

@@ -30,7 +30,7 @@ from napari_hyperthumb.errors import (
     ThumbnailError,
 )
 from napari_hyperthumb.metrics import psnr
-from napari_hyperthumb.model import ModelConfig
+from napari_hyperthumb.model import HyperThumbModel, ModelConfig
 from napari_hyperthumb.pipeline import PreparedImage, reconstruct
 from napari_hyperthumb.pixels import Format, check_image
 from napari_hyperthumb.targets import COARSEST
@@ -342,6 +342,7 @@ def test_strided_and_read_only_images_are_coded_as_they_look(photo, model):
 @pytest.mark.parametrize("rounds", [0, 1, 3])
 def test_a_file_holds_what_training_saw(model, rounds, monkeypatch):
     monkeypatch.setattr("napari_hyperthumb.pipeline.has_bfloat16", lambda device: False)
+    monkeypatch.setattr(HyperThumbModel, "DESCENTS", 0)  # training makes none
     picture = make_photo(64, 96).astype(np.float32)
     level = 0.4
     prepared = PreparedImage(*check_image(picture, value_range=(0, 255)), model, CPU)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from napari_hyperthumb import RateError, decode, encode
-from napari_hyperthumb.jpeg import ycbcr_to_rgb
+from napari_hyperthumb.jpeg import dct_8x8, dequantise, ycbcr_to_rgb
 from napari_hyperthumb.metrics import psnr
 from napari_hyperthumb.moves import count_bits
 from napari_hyperthumb.pipeline import PreparedImage
@@ -95,6 +95,38 @@ def test_only_the_error_that_counts_is_counted(monkeypatch, photo, prepared, sta
     assert left_gradient[:, :, :, -1].abs().max() == 0
     _, whole = prepared.error_gradient(start.quantised, start.tables, exact=True)
     torch.testing.assert_close(left_gradient + right_gradient, whole, rtol=1e-3, atol=1e-2)
+
+
+def objective_of(prepared, quantised, tables, level=0.0):
+    price = float(prepared.net.bit_price(torch.tensor(level)))
+    wanted = dct_8x8(torch.from_numpy(prepared._base)[None])[0]
+    off = dequantise(quantised[None], torch.from_numpy(tables).float()[None])[0] - wanted
+    thumbnail = float(off.square().sum() * prepared.net.thumbnail_price(torch.tensor(level)))
+    return error_of(prepared, quantised, tables) + price * float(count_bits(quantised[None])) + thumbnail
+
+
+def test_descents_lower_what_they_descend(prepared, start):
+    descended = prepared.descended(0.0, start.tables, count=8, exact=True)
+    assert torch.equal(descended, descended.round())
+    plain = objective_of(prepared, start.quantised, start.tables)
+    assert objective_of(prepared, descended, start.tables) < 0.99 * plain
+    assert torch.equal(prepared.descended(0.0, start.tables, count=0), start.quantised)
+
+
+def test_descents_that_are_too_long_are_taken_back(monkeypatch, prepared, start):
+    monkeypatch.setattr("napari_hyperthumb.pipeline.STEP", 50.0)  # leads far up
+    descended = prepared.descended(0.0, start.tables, count=12, exact=True)
+    plain = objective_of(prepared, start.quantised, start.tables)
+    assert objective_of(prepared, descended, start.tables) < 1.01 * plain
+
+
+def test_descents_end_when_they_are_told_to(prepared, start):
+    asked = iter([True, True, False])
+    seen: list[float] = []
+    descended = prepared.descended(0.0, start.tables, seen.append, count=9, going=lambda: next(asked))
+    wanted = prepared.descended(0.0, start.tables, count=2)
+    assert torch.equal(descended, wanted)
+    assert seen == sorted(seen) and 0 < seen[-1] < 0.3
 
 
 def test_a_round_of_moves_lowers_what_it_is_to_lower(prepared, start):
