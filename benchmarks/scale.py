@@ -137,38 +137,38 @@ def _pieces(folder: Path, out: str, count: int) -> list[tuple[str, str, Any]]:
     return [(str(files[n % len(files)]), f"{out}/{n}.ht.jpg", options) for n in range(count)]
 
 
-def _timed(source: str, target: str, options: Any) -> float:
-    """Encode one picture; CPU seconds."""
+def _timed(source: str, target: str, options: Any) -> tuple[int, float, float, float]:
+    """Encode one picture; this process, when it began and ended, CPU seconds."""
     from napari_hyperthumb.batch import encode_file
 
-    begun = time.process_time()
+    begun, cpu = time.time(), time.process_time()
     encode_file(source, target, options)
-    return time.process_time() - begun
+    return os.getpid(), begun, time.time(), time.process_time() - cpu
 
 
 def _pool_rate(folder: Path, count: int, pictures: int) -> tuple[float, float, float]:
     """Pictures a second of so many workers, CPU seconds a picture, and seconds in all with their start.
 
-    The clock runs from when each worker has done its first pictures until fewer are left than there are
-    workers: neither start nor end, when some of them are idle, counts.
+    The sum of what each worker makes of its pictures but the first two: its start doesn't count.
     """
     from napari_hyperthumb.pool import Pool
 
     with tempfile.TemporaryDirectory() as out:
         pieces = _pieces(folder, out, pictures + 2 * count)
-        stamps: list[float] = []
-        warm: list[float] = []
+        work: dict[int, list[tuple[float, float]]] = {}
         cpu: list[float] = []
         start = time.perf_counter()
         for outcome in Pool(count).run(_timed, pieces, lambda done: None):
             assert outcome.error is None, outcome.error
-            stamps.append(time.perf_counter())
-            cpu.append(outcome.value)
-            if outcome.index < 2 * count:
-                warm.append(stamps[-1])
-        begun, end = max(warm), stamps[-count]
-        rate = sum(begun < stamp <= end for stamp in stamps) / (end - begun)
-        return rate, float(np.median(cpu)), time.perf_counter() - start
+            process, begun, ended, used = outcome.value
+            work.setdefault(process, []).append((begun, ended))
+            cpu.append(used)
+        seconds = time.perf_counter() - start
+    rate = 0.0
+    for spans in work.values():
+        spans.sort()
+        rate += len(spans[2:]) / (spans[-1][1] - spans[2][0])
+    return rate, float(np.median(cpu)), seconds
 
 
 def alone(folder: Path, pictures: int) -> None:
