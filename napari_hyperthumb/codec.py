@@ -113,7 +113,8 @@ def load_model(name: str | os.PathLike[str] | Model) -> Model:
     return _load(path, (stat.st_mtime_ns, stat.st_size))
 
 
-def _model_for(model: str | os.PathLike[str] | Model | None, scale: int) -> Model:
+def model_for(model: str | os.PathLike[str] | Model | None, scale: int) -> Model:
+    """These weights, or the bundled ones of a scale (None). Raises ModelError, also for another scale's."""
     loaded = load_model(BUNDLED[scale] if model is None else model)
     if loaded.scale != scale:
         raise ModelError(f"the weights {loaded.name} are for scale {loaded.scale}, not {scale}")
@@ -191,7 +192,7 @@ def encode(
     for index, one in enumerate(scales):
         part = part_of(progress, share * index / len(scales), share * (index + 0.5) / len(scales))
         try:
-            prepared = PreparedImage(array, fmt, _model_for(model, one), where, report=part)
+            prepared = PreparedImage(array, fmt, model_for(model, one), where, report=part)
             candidates.append(meet_target(prepared, target, no_report))
             prepared.release()
         except (RateError, ImageError) as error:
@@ -344,7 +345,7 @@ def _decoder_for(
             candidate = load_model(path)
             if candidate.digest == meta.digest:
                 return candidate
-    loaded = _model_for(model, scale)
+    loaded = model_for(model, scale)
     if meta is not None and meta.digest != loaded.digest:
         text = (
             f"{name}: was coded with the weights {meta.model} ({meta.digest}), "

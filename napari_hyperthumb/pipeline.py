@@ -334,19 +334,22 @@ class PreparedImage:
             self.release(ROOM_BYTES)
         least, step, momentum = math.inf, STEP, MOMENTUM  # least: error of the best
         bits = torch.zeros_like(at)
+
+        def priced(scaled: Tensor) -> float:
+            return float((bits * scaled.abs()).sum())
+
         for index in range(count):
             if not going():
                 break
             if index % 4 == 0:
                 bits = moves.slopes(at[None])[0] * price
-                lowest = least + float((bits * best.abs()).sum())
             error, gradient = self.error_gradient(ahead, tables, exact=exact)
-            objective = error + float((bits * ahead.abs()).sum())
-            if objective > (1 + UNSURE) * lowest:  # too far: from the best point again, with smaller steps
+            if error + priced(ahead) > (1 + UNSURE) * (least + priced(best)):
+                # Too far: from the best point again, with smaller steps.
                 step, momentum = step / 2, momentum / 2
                 at = ahead = best
                 continue
-            lowest, least, best = objective, error, ahead
+            least, best = error, ahead
             gradient, curvature = self.with_thumbnail(ahead, gradient, tables, level)
             stepped = ahead - step * gradient / curvature
             stepped = torch.copysign((stepped.abs() - step * bits / curvature).clamp_min(0), stepped)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from .channels import Cost, Index, Layout, Percentile, Ranges, cost_of, data_range, joined, value_ranges
-from .codec import decode, load_model
+from .codec import decode, load_model, model_for
 from .device import pick_device
 from .errors import DependencyError, ImageError
 from .files import write_atomically
@@ -260,7 +260,7 @@ def code_band(band: Band, report: Report = no_report) -> Coded:
     first, last = min(files) * chunk, (max(files) + 1) * chunk
     columns, _ = _around(first, last, margin, width)
     pixels = _read(band, rows, columns)
-    model, device = load_model(band.model or f"ht-x{band.scale}"), pick_device(band.device)
+    model, device = model_for(band.model, band.scale), pick_device(band.device)
     costs = []
     for done, (column, path) in enumerate(files.items()):
         left = column * chunk

@@ -21,9 +21,9 @@ PSNR_SLOPE = 2.5
 PSNR_TOLERANCE = 0.05
 """dB more than wanted that a file may have."""
 GAINED = 0.25
-"""dB that a file has more after the rounds of moves that every file gets, about."""
+"""dB that a file has more after the descents and rounds that every file gets, about."""
 SAVED = 1.045
-"""How much larger a plain file is than one after the rounds of moves that every file gets, about."""
+"""How much larger a plain file is than one after the descents and rounds that every file gets, about."""
 COARSEST = -4.0
 """Below level -1 only the tables grow; at this level they have reached their limit."""
 
@@ -119,6 +119,15 @@ def _plain_for_bytes(prepared: PreparedImage, wanted: float, reports: Iterator[R
     return below.result
 
 
+def _before_the_last_round(prepared: PreparedImage, plain: Coding, reports: Iterator[Report]) -> State:
+    """Descended and moved as every file is, at the level of a plain coding, but for the last round."""
+    quantised = prepared.descended(plain.level, plain.tables, next(reports))
+    state = State.at(prepared, plain.level, plain.tables, quantised, next(reports))
+    for _ in range(prepared.net.ROUNDS - 1):
+        state = state.after(report=next(reports))
+    return state
+
+
 def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidate:
     reports = _trial_reports(report)
     rounds = prepared.net.ROUNDS
@@ -129,10 +138,7 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
             rounds = 0
     if rounds:
         inside = LEVELS[0] <= plain.level < LEVELS[1]
-        quantised = prepared.descended(plain.level, plain.tables, next(reports))
-        state = State.at(prepared, plain.level, plain.tables, quantised, next(reports))
-        for _ in range(rounds - 1):
-            state = state.after(report=next(reports))
+        state = _before_the_last_round(prepared, plain, reports)
         if plain.level >= LEVELS[1]:  # there may be room to spare: the file of the highest level
             highest = state.write(state.moved())
             if len(highest.data) <= wanted:
@@ -209,13 +215,7 @@ def _for_psnr(prepared: PreparedImage, wanted: float, report: Report) -> Candida
         nearest = min(plain, key=lambda trial: abs(trial.value + GAINED - wanted))
         start = nearest.level
         if abs(nearest.value + GAINED - wanted) < 1:
-            tables = prepared.tables(start)
-            state = State.at(
-                prepared, start, tables, prepared.descended(start, tables, next(reports)), next(reports)
-            )
-            for _ in range(rounds - 1):
-                state = state.after(report=next(reports))
-            coding = _fit_psnr(state, wanted)
+            coding = _fit_psnr(_before_the_last_round(prepared, nearest.result, reports), wanted)
             if coding:
                 return Candidate(coding, prepared, True)
     trials = _search_psnr(prepared, wanted, reports, start=start)
