@@ -68,6 +68,7 @@ def train_command(
             patch=settings.patch,
             shares=share,
             gray=settings.gray,
+            zoom=settings.zoom,
             held_out=settings.held_out,
             seed=settings.seed,
             memory_bytes=settings.memory_mb * 2**20,

@@ -34,7 +34,6 @@ from .jpeg import (
     steps,
     ycbcr_to_rgb,
 )
-from .moves import CAUTION, DECAY, Offers, per_block, thumbnail_terms
 
 STRIDE = 4
 """HR pixels a side behind one position of the residual trunks."""
@@ -338,6 +337,15 @@ def planes_kept(planes: Tensor, gray: Tensor | None) -> Tensor:
     return keep
 
 
+class Held(NamedTuple):
+    """What files hold."""
+
+    quantised: Tensor
+    """Coefficients (N, 3, 64, h/8, w/8)."""
+    tables: Tensor
+    """(N, 2, 64)"""
+
+
 class Coded(NamedTuple):
     """What one pass through a model gives; planes and RGB are zero-centred, in 8-bit levels."""
 
@@ -359,7 +367,7 @@ class HyperThumbModel(nn.Module):
     """Encoder, quantisation predictor and decoder, trained together."""
 
     gain: Tensor
-    DESCENTS, ROUNDS = 6, 4
+    DESCENTS, ROUNDS = 5, 5
     """Of the coefficients that every file gets before they are rounded, and of moves after that."""
     mixed: torch.dtype | None = None
     """Of the encoder's and decoder's layers in training; tables, DCT and what is left are float32 always."""
@@ -432,48 +440,30 @@ class HyperThumbModel(nn.Module):
         weight = keep[..., None].expand_as(second).sum((0, 3, 4)).clamp_min(1)
         return (second.sum((0, 3, 4)) / weight / 2).clamp_min(0)
 
-    def moved(
-        self,
-        quantised: Tensor,
-        tables: Tensor,
-        rgb: Tensor,
-        bicubic: Tensor,
-        level: Tensor,
-        keep: Tensor,
-        rounds: int,
-    ) -> Tensor:
-        """Coefficients after rounds of moves, as the files of these crops get them."""
-        step, wanted = steps(tables, 3), dct_8x8(bicubic * keep)
-        weight = self.thumbnail_price(level)[:, None, None, None, None]
-        for index in range(rounds):
-            gradient = self.gradient(quantised, tables, rgb, keep)
-            slope, stiffness = thumbnail_terms(quantised, step, wanted, weight)
-            offers = Offers.at(quantised, gradient + slope, self.curvature(tables, 3) + stiffness)
-            count = per_block(self.config.scale, level, DECAY**index)
-            quantised = offers.taken(CAUTION * self.bit_price(level), count, kept=keep[..., None] > 0)
-        return quantised
-
-    def forward(self, rgb: Tensor, level: Tensor, gray: Tensor | None = None, moves: int = 0) -> Coded:
-        """One differentiable pass, as trained: straight-through rounding, and rounds of moves.
+    def forward(
+        self, rgb: Tensor, level: Tensor, gray: Tensor | None = None, held: Held | None = None
+    ) -> Coded:
+        """One differentiable pass, as trained, with straight-through rounding.
 
         rgb: (N, 3, H, W), H and W multiples of `config.block`, zero-centred 8-bit levels.
         level: (N,). gray: (N,) booleans, which images are to be coded with one component.
+        held: what files of these images hold, to be decoded instead of what the encoder makes.
         """
         planes = rgb_to_ycbcr(rgb)
-        with mixed_precision(rgb.device, self.mixed):
-            lr, bicubic = self.encoder(planes, level)
-        keep = planes_kept(lr, gray)
-        lr = lr * keep
-        tables = self.tables(self.predictor.statistics(bicubic), level, round_ste)
-        if gray is not None:
-            tables = torch.where(gray[:, None, None], as_gray(tables), tables)
-        coefficients = dct_8x8(lr)
-        scaled = quantise(coefficients, tables, lambda x: x)
-        whole = self.quantise(coefficients, tables).detach()
-        if moves:
-            whole = self.moved(whole, tables.detach(), rgb, bicubic.detach(), level, keep, moves)
-        quantised = scaled + (whole - scaled).detach()
+        if held is not None:
+            bicubic = self.encoder.base(planes)
+            scaled, (quantised, tables) = held.quantised, held
+        else:
+            with mixed_precision(rgb.device, self.mixed):
+                lr, bicubic = self.encoder(planes, level)
+            lr = lr * planes_kept(lr, gray)
+            tables = self.tables(self.predictor.statistics(bicubic), level, round_ste)
+            if gray is not None:
+                tables = torch.where(gray[:, None, None], as_gray(tables), tables)
+            coefficients = dct_8x8(lr)
+            scaled = quantise(coefficients, tables, lambda x: x)
+            quantised = scaled + (self.quantise(coefficients, tables) - scaled).detach()
         dequantised = dequantise(quantised, tables)
         shown = idct_8x8(dequantised)
-        hr = ycbcr_to_rgb(self._decoded(shown, dequantised, tables) * keep)
+        hr = ycbcr_to_rgb(self._decoded(shown, dequantised, tables) * planes_kept(shown, gray))
         return Coded(hr, shown, bicubic, scaled, quantised, tables)

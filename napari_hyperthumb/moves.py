@@ -21,11 +21,13 @@ from torch import Tensor
 from . import huffman
 from .jpeg import COEFFICIENTS
 
-CAUTION = 2.0
+CAUTION = 2.6
 """How much more bits count than they are worth: moves bring less error than was estimated, since those are
 picked whose estimate is best (docs/experiments.md)."""
-DECAY = 0.8
+DECAY = 0.7
 """Of the share of moves that a round makes, from one round to the next."""
+TOGETHER = {2: (0.5, 1.5), 4: (1.0, 1.0)}
+"""By scale, what to multiply the curvature of luma and chroma by where many coefficients move at once."""
 STRIP = 2**18
 """Coefficients that are looked at together: a large image is taken in strips of blocks."""
 

@@ -335,8 +335,8 @@ class PaperModel(nn.Module):
 
         return decode, self.config.pixel_halo
 
-    def forward(self, rgb: Tensor, level: Tensor, gray: Tensor | None = None, moves: int = 0) -> Coded:
-        """One differentiable pass; see `HyperThumbModel.forward`. There are no moves here.
+    def forward(self, rgb: Tensor, level: Tensor, gray: Tensor | None = None, held: None = None) -> Coded:
+        """One differentiable pass; see `HyperThumbModel.forward`.
 
         In training mode with noise, at the one published rate whatever `level` says; in evaluation mode
         with rounding, at the level.

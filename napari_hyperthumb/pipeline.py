@@ -44,8 +44,10 @@ GRADIENT_TILE = 832
 """The same where activations are kept for a gradient."""
 CACHE_BYTES = 400 * 2**20
 """Trunk features kept between levels; a larger image computes them again at every level."""
-STEP, MOMENTUM = 0.1, 0.8
+STEP, MOMENTUM = 0.12, 0.8
 """Of a descent, in units of what the curvature says, and what is kept of the step before."""
+NEAR_ZERO = 0.05
+"""Coefficients so small will be 0: they are rounded last, since some of them may grow yet."""
 UNSURE = 0.002
 """How far off an error in bfloat16 may be."""
 ROOM_BYTES = 100 * 2**20
@@ -211,10 +213,17 @@ class PreparedImage:
         rounds: of moves (module `moves`) after the model's descents, each one pass forwards and backwards
         through the decoder; None: the model's own number; 0: neither, for a quick look.
         """
+        quantised, tables = self.coefficients(level, report, rounds=rounds)
+        return self.write(quantised, tables, level)
+
+    def coefficients(
+        self, level: float, report: Report = no_report, *, rounds: int | None = None
+    ) -> tuple[Tensor, NDArray[np.int64]]:
+        """What the file at a level holds: coefficients (C, 64, h, w) and tables (2, 64); see `code`."""
         tables = self.tables(level)
         rounds = self.net.ROUNDS if rounds is None else rounds
         if not rounds:
-            return self.write(self.quantised(level, tables, report), tables, level)
+            return self.quantised(level, tables, report), tables
         passes = self.net.DESCENTS + rounds
         quantised = self.descended(level, tables, part_of(report, 0.0, self.net.DESCENTS / passes))
         for index in range(rounds):
@@ -222,19 +231,17 @@ class PreparedImage:
             _, gradient = self.error_gradient(quantised, tables, part_of(report, first, last))
             offers = self.offers(quantised, gradient, tables, level)
             quantised = self.taken(offers, level, share=moves.DECAY**index)
-        return self.write(quantised, tables, level)
+        return quantised, tables
 
     def error_gradient(
         self,
         quantised: Tensor,
         tables: NDArray[np.int64],
         report: Report = no_report,
-        *,
-        exact: bool = False,
     ) -> tuple[float, Tensor]:
         """The error of what coefficients decode to and its gradient in them, as `moves` defines them.
 
-        exact: in float32; otherwise bfloat16 where that is faster, to see which coefficients to change.
+        In bfloat16 where that is faster: enough to see which coefficients to change.
         """
         block, counted = self.net.config.block, self._counted
         table = torch.from_numpy(tables).float()[None].to(self.device)
@@ -247,7 +254,7 @@ class PreparedImage:
             with torch.inference_mode():
                 plain = plain_decoder(self.net, len(quantised))
                 found = conditions(self.net.decoder, table, len(quantised))
-                dtype = (not exact and self._fast) or torch.float32
+                dtype = self._fast or torch.float32
                 measure = DecoderGradient(plain, found, self.device, dtype)
         for index, tile in enumerate(work):
             rows, columns = tile.rows, tile.columns
@@ -260,14 +267,25 @@ class PreparedImage:
         return total, out
 
     def with_thumbnail(
-        self, quantised: Tensor, gradient: Tensor, tables: NDArray[np.int64], level: float
+        self,
+        quantised: Tensor,
+        gradient: Tensor,
+        tables: NDArray[np.int64],
+        level: float,
+        *,
+        together: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The gradient with that of the thumbnail's own error, and the curvature of both.
 
         quantised, whole numbers or not, gradient: (C, 64, h, w). The curvature is (C, 64, 1, 1).
+        together: as `moves.TOGETHER` says.
         """
         table = torch.from_numpy(tables).float()[None].to(self.device)
         curvature = self.net.curvature(table, len(quantised))[0].to(quantised.device)
+        if together:
+            luma, chroma = moves.TOGETHER[self.net.config.scale]
+            curvature[:1] *= luma
+            curvature[1:] *= chroma
         step = steps(table, len(quantised))[0].to(quantised.device)
         price = self.net.thumbnail_price(torch.tensor(level))
         out, stiffness = torch.empty_like(gradient), torch.zeros_like(step)
@@ -284,7 +302,7 @@ class PreparedImage:
     ) -> moves.Offers:
         """The moves that coefficients (C, 64, h, w) can make; gradient: as `error_gradient` gives it."""
         with torch.no_grad():
-            both, curvature = self.with_thumbnail(quantised, gradient, tables, level)
+            both, curvature = self.with_thumbnail(quantised, gradient, tables, level, together=True)
             return moves.Offers.at(quantised[None], both[None], curvature[None])
 
     def taken(self, offers: moves.Offers, level: float, *, weight: float = 1.0, share: float = 1.0) -> Tensor:
@@ -316,7 +334,7 @@ class PreparedImage:
         report: Report = no_report,
         *,
         count: int | None = None,
-        exact: bool = False,
+        settling: int = 0,
         going: Callable[[], bool] = lambda: True,
     ) -> Tensor:
         """The encoder's coefficients, brought down the slope of error and bits together, then rounded.
@@ -324,12 +342,14 @@ class PreparedImage:
         Accelerated proximal gradient steps (Beck and Teboulle, SIAM J. Imaging Sciences 2(1), 2009) scaled by
         the curvature, smaller ones where they led up; the rate is the same surrogate that training descends.
         Returns whole numbers (C, 64, h, w).
-        count: of steps, each one pass forwards and backwards; None: the model's own number. exact: see
-        `error_gradient`. going: asked before each step.
+        count: of steps, each one pass forwards and backwards; None: the model's own number. settling: of
+        steps after these, before each of which some coefficients are rounded for good, those nearest to a
+        whole number first, so that the others make up for it. going: asked before each step.
         """
         count = self.net.DESCENTS if count is None else count
+        passes = 1 + 3 * (count + settling)
         price = float(self.net.bit_price(torch.tensor(level)))
-        at = ahead = best = self.scaled(level, tables, part_of(report, 0.0, 1 / (1 + 3 * count)))
+        at = ahead = best = self.scaled(level, tables, part_of(report, 0.0, 1 / passes))
         if count:
             self.release(ROOM_BYTES)
         least, step, momentum = math.inf, STEP, MOMENTUM  # least: error of the best
@@ -338,26 +358,45 @@ class PreparedImage:
         def priced(scaled: Tensor) -> float:
             return float((bits * scaled.abs()).sum())
 
+        def stepping(scaled: Tensor, gradient: Tensor) -> Tensor:
+            slope, curvature = self.with_thumbnail(scaled, gradient, tables, level)
+            stepped = scaled - step * slope / curvature
+            out: Tensor = torch.copysign((stepped.abs() - step * bits / curvature).clamp_min(0), stepped)
+            return out
+
         for index in range(count):
             if not going():
                 break
             if index % 4 == 0:
                 bits = moves.slopes(at[None])[0] * price
-            error, gradient = self.error_gradient(ahead, tables, exact=exact)
+            error, gradient = self.error_gradient(ahead, tables)
             if error + priced(ahead) > (1 + UNSURE) * (least + priced(best)):
                 # Too far: from the best point again, with smaller steps.
                 step, momentum = step / 2, momentum / 2
                 at = ahead = best
                 continue
             least, best = error, ahead
-            gradient, curvature = self.with_thumbnail(ahead, gradient, tables, level)
-            stepped = ahead - step * gradient / curvature
-            stepped = torch.copysign((stepped.abs() - step * bits / curvature).clamp_min(0), stepped)
+            stepped = stepping(ahead, gradient)
             ahead = stepped + momentum * (stepped - at)
             at = stepped
-            report((1 + 3 * (index + 1)) / (1 + 3 * count))
-        out: Tensor = self.net.rounded(best)
-        return out
+            report((1 + 3 * (index + 1)) / passes)
+        if math.isinf(least):
+            plain: Tensor = self.net.rounded(at)
+            return plain
+        settled = torch.zeros_like(at, dtype=torch.bool)
+        for index in range(settling):
+            if not going():
+                break
+            off = (at - at.round()).abs()
+            open_ = ~settled & (at.abs() > NEAR_ZERO)
+            if open_.any():
+                settled |= open_ & (off <= _smallest(off[open_], 1 / (settling + 1 - index)))
+            at = torch.where(settled, at.round(), at)
+            _, gradient = self.error_gradient(at, tables)
+            at = torch.where(settled, at, stepping(at, gradient))
+            report((1 + 3 * (count + index + 1)) / passes)
+        # The last step's own error is not measured. What costs more bits than it is worth is at 0 already.
+        return at.round()
 
     def quantised(self, level: float, tables: NDArray[np.int64], report: Report = no_report) -> Tensor:
         """The same, rounded."""
@@ -385,6 +424,11 @@ class PreparedImage:
             self.device,
             report=report,
         )
+
+
+def _smallest(values: Tensor, share: float) -> Tensor:
+    """The value that so large a share of them don't exceed."""
+    return values.kthvalue(max(1, math.ceil(share * values.numel()))).values
 
 
 def _whole_tile(tile: int, block: int) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 from .moves import DECAY, Offers, count_bits
 from .pipeline import Coding, PreparedImage, Report, no_report
 
-DESCENTS, ROUNDS = 32, 8
+DESCENTS, SETTLING, ROUNDS = 24, 16, 8
 SAVING = 0.05
 """Share of the bytes that refinement saves: it begins so much above the wanted size."""
 BYTES_PER_LEVEL = 0.85
@@ -111,7 +111,8 @@ def refine(
     still be above nbytes when it is too far from what the level gives: the caller compares.
     """
     until = time.monotonic() + seconds
-    passes = DESCENTS + ROUNDS + 2
+    before = DESCENTS + SETTLING
+    passes = before + ROUNDS + 2
 
     def going() -> bool:
         return time.monotonic() < until
@@ -123,9 +124,9 @@ def refine(
         level,
         tables,
         count=DESCENTS,
-        exact=True,
+        settling=SETTLING,
         going=going,
-        report=lambda done: report(done * DESCENTS / passes),
+        report=lambda done: report(done * before / passes),
     )
     state, weight = State.at(prepared, level, tables, quantised), 1.0
     overhead = 0.0
@@ -138,7 +139,7 @@ def refine(
         if nbytes is not None:
             bits = float(count_bits(state.quantised[None])) + overhead
             weight *= min(max((bits / (8 * nbytes)) ** 3, 0.8), 1.25)
-        report((DESCENTS + index + 1) / passes)
+        report((before + index + 1) / passes)
     coding = fit_bytes(state, nbytes, weight=weight) if nbytes is not None else None
     report(1.0)
     return coding or state.write(state.moved(weight))

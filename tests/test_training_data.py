@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from samples import make_photo
 
@@ -71,7 +72,7 @@ def test_crops_are_parts_of_the_pictures_as_they_are_or_turned(tmp_path):
     picture = make_photo(50, 60)
     source = CropSource([save(tmp_path / "a.png", picture)], patch=32)
     found = set()
-    turned = [picture, picture[:, ::-1], picture.transpose(1, 0, 2), picture[:, ::-1].transpose(1, 0, 2)]
+    turned = [np.rot90(flipped, n) for flipped in (picture, picture[:, ::-1]) for n in range(4)]
     windows = [np.lib.stride_tricks.sliding_window_view(t, (32, 32, 3))[:, :, 0] for t in turned]
     for crop in source.batch(0, 12).rgb:
         samples = (crop + 128).permute(1, 2, 0).numpy()
@@ -181,6 +182,22 @@ def test_share_of_colour_crops_becomes_their_luma(photos):
     assert float(flags.mean()) == pytest.approx(0.25, abs=0.06)
 
 
+def test_a_share_of_the_crops_are_larger_parts_reduced(tmp_path):
+    stripes = np.zeros((70, 200, 3), np.uint8)
+    stripes[:, ::2] = 255  # single columns: gone where they are reduced by nearly two
+    folder = save(tmp_path / "a.png", stripes)
+    whole, some = (CropSource([folder], patch=32, zoom=zoom) for zoom in (0.0, 0.5))
+
+    def contrasts(source: CropSource) -> NDArray[np.float32]:
+        return torch.cat([source.batch(step, 8).rgb.std((1, 2, 3)) for step in range(20)]).numpy()
+
+    assert (contrasts(whole) > 120).all()
+    reduced = contrasts(some) < 120
+    assert reduced.mean() == pytest.approx(0.5, abs=0.12)
+    assert contrasts(some).min() < 40
+    assert some.batch(0, 8).rgb.shape == (8, 3, 32, 32)
+
+
 def test_16_bit_pictures_are_mapped_by_their_own_range(tmp_path):
     picture = np.linspace(1000, 3000, 64 * 64).reshape(64, 64).astype(np.uint16)
     source = CropSource([save(tmp_path / "a.png", picture)], patch=32)
@@ -255,7 +272,7 @@ def test_small_pictures_are_padded_by_mirroring(tmp_path):
     picture = make_photo(34, 50)
     source = CropSource([save(tmp_path / "a.png", picture)], patch=64)
     padded = np.pad(picture, [(0, 30), (0, 14), (0, 0)], mode="symmetric")
-    turned = [padded, padded[:, ::-1], padded.transpose(1, 0, 2), padded[:, ::-1].transpose(1, 0, 2)]
+    turned = [np.rot90(flipped, n) for flipped in (padded, padded[:, ::-1]) for n in range(4)]
     for crop in source.batch(0, 8).rgb:
         samples = (crop + 128).permute(1, 2, 0).numpy()
         assert any(np.array_equal(samples, one) for one in turned)

@@ -25,8 +25,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from samples import make_photo, tiny_config, tiny_net
 
-from napari_hyperthumb.checkpoint import load_checkpoint, save_checkpoint
+from napari_hyperthumb.bitstream import read_jpeg
+from napari_hyperthumb.checkpoint import Model, build, load_checkpoint, save_checkpoint
 from napari_hyperthumb.errors import DependencyError, ModelError, TrainingError
+from napari_hyperthumb.pipeline import PreparedImage
+from napari_hyperthumb.pixels import check_image
 from napari_hyperthumb.training import loop
 from napari_hyperthumb.training.config import DISTORTIONS, TrainingConfig
 from napari_hyperthumb.training.data import Batch, CropSource
@@ -168,19 +171,37 @@ def test_levels_are_drawn_from_equal_parts_of_the_range_at_every_step(source, tm
     assert any(levels != sorted(levels) for levels in seen)
 
 
-def test_the_last_phase_trains_the_decoder_alone_on_moved_coefficients(source, tmp_path, monkeypatch):
-    trainer = Trainer(config(trained="decoder", moves=2), source, tmp_path)
-    rounds = []
-    moved = trainer.net.moved
-    monkeypatch.setattr(trainer.net, "moved", lambda *rest: rounds.append(rest[-1]) or moved(*rest))
+def test_the_last_phase_trains_the_decoder_alone_on_what_files_hold(source, tmp_path, monkeypatch):
+    trainer = Trainer(config(trained="decoder"), source, tmp_path)
+    decoded = []
+
+    def net(rgb, level, gray, held):
+        decoded.extend(zip(rgb, level, gray, held.quantised, held.tables, strict=True))
+        return trainer.net(rgb, level, gray, held)
+
     start = {key: value.clone() for key, value in trainer.net.state_dict().items()}
-    for _ in range(3):
-        trainer.train_step(trainer.net)
+    trainer.train_step(net)
+    files = []
+    for rgb, level, gray, quantised, tables in decoded:
+        pixels = (rgb.permute(1, 2, 0) + 128).round().byte().numpy()
+        array, fmt = check_image(pixels[:, :, 0] if gray else pixels)
+        before = build(trainer.config.model)
+        before.load_state_dict(start)
+        prepared = PreparedImage(array, fmt, Model(before, "test", "0" * 16), torch.device("cpu"))
+        coding = prepared.code(float(level))
+        contents = read_jpeg(coding.data)
+        planes = len(contents.quantised)
+        assert torch.equal(quantised[:planes], contents.quantised.float()) and not quantised[planes:].any()
+        np.testing.assert_array_equal(tables.numpy()[:planes], contents.tables[:planes])
+        files.append(coding.data)
+    assert len(set(files)) == 2
+    for _ in range(2):
+        trainer.train_step(net)
     changed = {
         key.split(".")[0] for key, value in trainer.net.state_dict().items() if (value != start[key]).any()
     }
     assert changed == {"decoder", "gain"}
-    assert rounds == [2, 2, 2]
+    assert len({float(level) for _, level, *_ in decoded}) <= 4, "one new crop at each step, the others again"
 
 
 def test_guidance_falls_above_level_0(source, tmp_path):

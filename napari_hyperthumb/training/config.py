@@ -55,12 +55,12 @@ class TrainingConfig:
     guidance_fall: float = 0.0
     """How fast that falls above level 0, by its exponential in a level. Larger files have room to spare for
     a good thumbnail, and would otherwise spend it on a better one than anybody needs."""
-    moves: int = 0
-    """Rounds of moves (module `moves`) in each step: each is a pass through the decoder and back."""
     trained: str = "all"
-    """"all", or "decoder": the last phase, on whole numbers that an encoder which stays as it is makes."""
+    """"all", or "decoder": the last phase, on coefficients as files hold them (module `coded`)."""
     gray: float = 0.05
     """Share of colour crops turned to grayscale and coded with one component."""
+    zoom: float = 0.0
+    """Share of crops taken from up to twice as large a part of the picture, and reduced."""
     precision: str = "auto"
     """Of the encoder's and decoder's layers: bfloat16 where the device has instructions for it, or as named.
     Weights, tables, DCT and losses are float32 always."""
@@ -102,12 +102,15 @@ class TrainingConfig:
         )
         check(0 <= self.ema < 1, "ema must be from 0 to less than 1")
         check(0 <= self.gray <= 1, "gray must be from 0 to 1")
+        check(0 <= self.zoom <= 1, "zoom must be from 0 to 1")
         check(0 <= self.held_out < 1, "held_out must be from 0 to less than 1")
         check(self.guidance >= 0, "guidance must not be negative")
         check(self.guidance_fall >= 0, "guidance_fall must not be negative")
-        check(self.moves >= 0, "moves must not be negative")
-        check(self.moves == 0 or self.architecture == OURS, "moves are for our own architecture only")
         check(self.trained in PARTS, f"trained must be one of {PARTS}")
+        check(
+            self.trained == "all" or self.architecture == OURS,
+            "trained: decoder is for our own architecture only",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the YAML file."""

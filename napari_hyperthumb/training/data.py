@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from ..errors import HyperThumbError, TrainingError
@@ -19,6 +20,8 @@ from ..pixels import eight_bit
 
 MIN_SIDE = 32
 """A picture with a shorter side than this teaches nothing and is skipped."""
+MOST_ZOOM = 2.0
+"""How much larger, a side, the part of a picture may be that becomes a crop."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ def _drawn(files: Sequence[Path], share: float, seed: int) -> list[Path]:
     return [files[i] for i in sorted(order[: round(share * len(files))])]
 
 
+def _reduced(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(plane).resize((side, side), Image.Resampling.LANCZOS))
+
+
 class CropSource:
     """Decoded pictures of some folders, and random crops from them.
 
@@ -59,6 +66,7 @@ class CropSource:
 
     folders: files and folders, searched deeply. shares: of the crops, how many come from each of
     them, in the same order; None: by the number and size of their pictures.
+    zoom: share of the crops that are larger parts of the picture, reduced (up to `MOST_ZOOM` times).
     held_out: share of the files kept apart.
     memory_bytes: above this the pixels lie in a temporary file, mapped into memory.
     skipped: called with a line for each file that can't be used.
@@ -72,12 +80,13 @@ class CropSource:
         patch: int,
         shares: Sequence[float] | None = None,
         gray: float = 0.0,
+        zoom: float = 0.0,
         held_out: float = 0.0,
         seed: int = 0,
         memory_bytes: int = 2**31,
         skipped: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.patch, self.gray, self.seed = patch, gray, seed
+        self.patch, self.gray, self.zoom, self.seed = patch, gray, zoom, seed
         if shares is not None and (len(shares) != len(folders) or min(shares, default=0) <= 0):
             raise TrainingError("give each folder a share of the crops, more than 0")
         self.train: list[NDArray[np.uint8]] = []
@@ -132,12 +141,19 @@ class CropSource:
 
     def _crop(self, image: NDArray[np.uint8], rng: np.random.Generator) -> tuple[Tensor, bool]:
         size = self.patch
-        top, left = (int(rng.integers(max(side - size, 0) + 1)) for side in image.shape[:2])
-        crop = np.asarray(image[top : top + size, left : left + size])
+        most = min(MOST_ZOOM, min(image.shape[:2]) / size)
+        reduced = most > 1 and rng.random() < self.zoom
+        side = round(size * rng.uniform(1, most)) if reduced else size
+        top, left = (int(rng.integers(max(whole - side, 0) + 1)) for whole in image.shape[:2])
+        crop = np.asarray(image[top : top + side, left : left + side])
+        if reduced:
+            crop = np.stack([_reduced(plane, size) for plane in np.moveaxis(crop, 2, 0)], 2)
         pad = [(0, size - crop.shape[0]), (0, size - crop.shape[1]), (0, 0)]
         crop = np.pad(crop, pad, mode="symmetric")
         if rng.random() < 0.5:
             crop = crop[:, ::-1]
+        if rng.random() < 0.5:
+            crop = crop[::-1]
         if rng.random() < 0.5:
             crop = crop.transpose(1, 0, 2)
         gray = crop.shape[2] == 1

@@ -31,7 +31,8 @@ from ..errors import ModelError, TrainingError
 from ..files import write_atomically
 from ..jpeg import ycbcr_to_rgb
 from ..metrics import psnr_from_mse
-from ..model import LEVELS, Coded, HyperThumbModel, planes_kept
+from ..model import LEVELS, Coded, Held, HyperThumbModel, planes_kept
+from .coded import CodedCrops
 from .config import TrainingConfig, config_from_dict
 from .data import Batch, CropSource
 from .grow import grow
@@ -129,9 +130,11 @@ class Trainer:
         mixed = config.precision == "bfloat16" or (config.precision == "auto" and has_bfloat16(self.device))
         self.ema = copy.deepcopy(self.net).requires_grad_(False)
         self.net.mixed = torch.bfloat16 if mixed else None
-        if config.trained == "decoder":
+        self._coded: CodedCrops | None = None
+        if config.trained == "decoder" and isinstance(self.ema, HyperThumbModel):
             self.net.requires_grad_(False)
             self.net.decoder.requires_grad_(True)
+            self._coded = CodedCrops(self.ema, source, self.device, config.seed)
         self.rate = rate_model(config.rate).to(self.device)
         self.trained = nn.ModuleDict({"net": self.net, "rate": self.rate})
         parameters = [p for p in self.trained.parameters() if p.requires_grad]
@@ -226,8 +229,10 @@ class Trainer:
         factor = c.final_learning_rate + (1 - c.final_learning_rate) * cosine
         return c.learning_rate * factor * min(1.0, (self.step + 1) / max(1, c.warmup_steps))
 
-    def _forward(self, net: nn.Module, batch: Batch, level: Tensor) -> tuple[Terms, Coded]:
-        coded: Coded = net(batch.rgb, level, batch.gray, self.config.moves)
+    def _forward(
+        self, net: nn.Module, batch: Batch, level: Tensor, held: Held | None = None
+    ) -> tuple[Terms, Coded]:
+        coded: Coded = net(batch.rgb, level, batch.gray, held)
         return loss_terms(coded, batch, level, self.rate, self.config), coded
 
     def _levels(self, size: int) -> Tensor:
@@ -236,6 +241,15 @@ class Trainer:
         parts = (np.arange(size) + rng.random(size)) / size
         low, high = LEVELS
         return torch.tensor(low + (high - low) * rng.permutation(parts), dtype=torch.float32)
+
+    def _crops(self) -> tuple[Batch, Tensor, Held | None]:
+        """Crops of this step, their levels, and their coefficients where only the decoder is trained."""
+        size, held = self.config.batch, None
+        if self._coded is None:
+            batch, level = self.source.batch(self.step, size, self.rank), self._levels(size)
+        else:
+            batch, level, held = self._coded.batch(self.step, size, self.rank)
+        return self._to_device(batch), level.to(self.device), held
 
     def _to_device(self, batch: Batch) -> Batch:
         rgb = batch.rgb.to(self.device, memory_format=torch.channels_last)
@@ -251,11 +265,10 @@ class Trainer:
 
     def train_step(self, net: nn.Module) -> Terms:
         """One update. Raises TrainingError, with the weights as they were, when it isn't finite."""
-        batch = self._to_device(self.source.batch(self.step, self.config.batch, self.rank))
-        level = self._levels(self.config.batch).to(self.device)
+        batch, level, held = self._crops()
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
-        terms, coded = self._forward(net, batch, level)
+        terms, coded = self._forward(net, batch, level, held)
         if self.step % GAIN_EVERY == 0:
             self._measure_gain(coded, batch)
         self.optimiser.zero_grad(set_to_none=True)
@@ -290,7 +303,9 @@ class Trainer:
             part = Batch(batch.rgb[start : start + 4], batch.gray[start : start + 4])
             count = len(part.gray)
             for at in (low, (low + high) / 2, high):
-                term, coded = self._forward(self.ema, part, torch.full((count,), at, device=self.device))
+                held = self._coded.coded(part, at) if self._coded else None
+                level = torch.full((count,), at, device=self.device)
+                term, coded = self._forward(self.ema, part, level, held)
                 terms.append(term)
                 if start == 0:
                     scale = self.config.model.scale
