@@ -1,7 +1,7 @@
 """Encoder-side effort: better coefficients for the same decoder, found by looking at what it makes of them.
 
 Every file gets a few descents, with coefficients that needn't be whole, and then rounds of moves (module
-`moves`). `refine` makes many of both, and meets a number of bytes.
+`moves`). `refine` makes many of both, rounds part by part in between, and meets a number of bytes.
 Straight-through descent on rounded coefficients, the obvious way, makes pictures worse (docs/experiments.md).
 """
 
