@@ -20,10 +20,10 @@ PSNR_SLOPE = 2.5
 """How many dB a level brings, about."""
 PSNR_TOLERANCE = 0.05
 """dB more than wanted that a file may have."""
-GAINED = 0.25
+GAINED = 1.0
 """dB that a file has more after the descents and rounds that every file gets, about."""
-SAVED = 1.045
-"""How much larger a plain file is than one after the descents and rounds that every file gets, about."""
+SAVED = {2: 1.07, 4: 1.0}
+"""How much larger a plain file is than one after the passes that every file gets, by scale, about."""
 COARSEST = -4.0
 """Below level -1 only the tables grow; at this level they have reached their limit."""
 
@@ -133,7 +133,7 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
     rounds = prepared.net.ROUNDS
     if rounds:
         try:
-            plain = _plain_for_bytes(prepared, SAVED * wanted, reports)
+            plain = _plain_for_bytes(prepared, SAVED[prepared.model.scale] * wanted, reports)
         except RateError:  # the smallest there is may still do, below
             rounds = 0
     if rounds:
