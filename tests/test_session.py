@@ -13,6 +13,9 @@ from napari_hyperthumb import ImageError, RateError, codec, decode, encode
 from napari_hyperthumb.checkpoint import Model
 from napari_hyperthumb.compare import RatePoint, available_codecs
 from napari_hyperthumb.session import (
+    CALIBRATION_LEVELS,
+    GAINS,
+    SHARES,
     RateCurve,
     Session,
     aligned_region,
@@ -166,6 +169,8 @@ def test_a_quick_calibration_passes_through_the_files() -> None:
     for file, look in zip(files[4].points, quick[4].points, strict=True):
         assert look.bpp == pytest.approx(file.bpp, rel=0.03)
         assert look.psnr == pytest.approx(file.psnr, abs=0.4)
+    assert SHARES.keys() == GAINS.keys() == {2, 4}
+    assert {len(row) for row in (*SHARES.values(), *GAINS.values())} == {len(CALIBRATION_LEVELS)}
     unmoved = session.step(0.0, 4, quick=True).psnr
     assert unmoved < files[4].points[middle].psnr - 0.5
 
