@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from .channels import Cost, Index, Layout, Percentile, Ranges, cost_of, data_range, joined, value_ranges
-from .codec import decode, load_model, model_for
+from .codec import decode, model_for
 from .device import pick_device
 from .errors import DependencyError, ImageError
 from .files import write_atomically
@@ -411,9 +411,7 @@ def _make(
     layout = regions.layout
     if layout.rgb and "C" in layout.axes:
         raise ImageError(f"{file}: colours and channels at once can't be stored; code channels by themselves")
-    used = load_model(model or f"ht-x{scale}")
-    if used.scale != scale:
-        raise ImageError(f"the weights {used.name} are for scale {used.scale}, not {scale}")
+    used = model_for(model, scale)
     settings = Settings(
         source=file.name,
         nbytes=0 if file.is_dir() else file.stat().st_size,

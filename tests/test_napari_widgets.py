@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,17 @@ from qtpy.QtGui import QDropEvent, QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QFileDialog
 
-from napari_hyperthumb import HyperThumbWarning, ModelError, _napari, encode, info, load_model
+from napari_hyperthumb import (
+    HyperThumbWarning,
+    ModelError,
+    ThumbnailError,
+    _napari,
+    decode,
+    encode,
+    info,
+    load_model,
+)
+from napari_hyperthumb._widget import decode as decode_widget
 from napari_hyperthumb._widget import preferences
 from napari_hyperthumb.checkpoint import Model
 from napari_hyperthumb.session import Session
@@ -445,6 +456,49 @@ def test_a_thumbnail_layer_is_described_and_decoded(
     widget.decode_button.click()
     idle(widget)
     assert len(viewer.layers) == 2  # used again
+
+
+@pytest.mark.parametrize("ends", ["done", "cancelled", "failed"])
+def test_a_large_image_sharpens_part_by_part(
+    viewer: Any,
+    open_widget: Any,
+    thumbnail_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: str,
+) -> None:
+    monkeypatch.setattr(decode_widget, "PREVIEWED", 64 * 96)
+    whole = decode(thumbnail_file)
+    go_on = threading.Event()
+
+    def in_parts(data: bytes, *, show: Any, progress: Any, **_: Any) -> Any:
+        show(slice(0, 32), slice(0, 96), whole[:32])
+        while not go_on.wait(0.06):
+            progress(0.5)
+        if ends == "failed":
+            raise ThumbnailError("the data: damaged")
+        return whole
+
+    monkeypatch.setattr(decode_widget, "decoded", in_parts)
+    viewer.open(thumbnail_file, plugin="napari")
+    small = viewer.layers[0]
+    widget = open_widget("Decode")
+    until(lambda: widget._described is not None)
+    widget.decode_button.click()
+    until(lambda: len(viewer.layers) == 2)
+    preview = viewer.layers[1]
+    np.testing.assert_array_equal(preview.data[:32], whole[:32])
+    np.testing.assert_array_equal(preview.data[32:], small.data[16:].repeat(2, 0).repeat(2, 1))
+    np.testing.assert_allclose(preview.data_to_world((63.5, 95.5)), small.data_to_world((31.5, 47.5)))
+    if ends == "cancelled":
+        widget.status.cancel_button.click()
+    go_on.set()
+    idle(widget)
+    if ends == "done":
+        assert viewer.layers[1] is preview
+        np.testing.assert_array_equal(preview.data, whole)
+        widget._layer_changed()
+    assert names(viewer) == ["photo.ht", "photo reconstruction"][: 1 + (ends == "done")]
+    assert small.visible == (ends != "done")
 
 
 def test_only_the_part_on_screen_is_decoded(viewer: Any, open_widget: Any, thumbnail_file: Path) -> None:

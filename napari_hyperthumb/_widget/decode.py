@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.layers import Image
 from napari.viewer import Viewer
 from qtpy.QtWidgets import (
@@ -27,12 +28,14 @@ from ..texts import human_bytes, human_seconds
 from . import preferences
 from .controls import Facts, LayerBox, WeightsBox, notify, scrolling
 from .jobs import Report
-from .layers import KEY, show
+from .layers import KEY, find, show
 from .panel import Panel
+from .preview import PREVIEWED, Preview
 from .sources import visible_region
 
 if TYPE_CHECKING:
     from ..codec import Info
+    from ..pixels import Array
 
 FACTS = ("File", "Image", "Thumbnail", "Rate", "Values", "Weights", "Changes")
 JPEGS = (".jpg", ".jpeg")
@@ -85,18 +88,34 @@ def hr_region(
     return rows, columns
 
 
+def reconstruction_of(layer: Image) -> str:
+    """The name of the layer for a thumbnail's image."""
+    return f"{layer.name.removesuffix(' thumbnail').removesuffix(THUMBNAIL_SUFFIX[:3])} reconstruction"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a part of an image lies over its thumbnail."""
+
+    scale: int
+    """How many pixels of the image a pixel of the thumbnail has on a side."""
+    offset: tuple[float, float]
+    """Of its first row and column, in pixels of the thumbnail."""
+
+
 class DecodeWidget(Panel):
     """Shows what a thumbnail says, and reconstructs its image as a layer that lies over it."""
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer)
         self._described: Described | None = None
+        self._preview: Preview | None = None
         self._build()
         self.layer_box.changed.connect(self._layer_changed)
         self.open_button.clicked.connect(self._ask_and_open)
         self.decode_button.clicked.connect(self._decode)
         self.ours_box.toggled.connect(preferences.set_opens_thumbnails)
-        self.at_end(self.layer_box.detach)
+        self.at_end(self.layer_box.detach, self._drop_preview)
         self._layer_changed()
 
     def _build(self) -> None:
@@ -148,6 +167,7 @@ class DecodeWidget(Panel):
 
     def _layer_changed(self) -> None:
         self._runner.cancel()
+        self._drop_preview()
         self._described = None
         self.facts.clear()
         for row in (self.scale_box, self.weights_box, self.any_box):
@@ -227,54 +247,85 @@ class DecodeWidget(Panel):
             options["scale"] = scale
         lr_shape = (layer.data.shape[0], layer.data.shape[1])
         shape = described.info.shape if described.info else (lr_shape[0] * scale, lr_shape[1] * scale)
-        offset = (0.0, 0.0)
+        region = (slice(0, shape[0]), slice(0, shape[1]))
         if self.part_box.currentIndex() == 1:
-            region = hr_region(visible_region(layer, lr_shape), scale, shape)
-            options["region"] = region
-            offset = (region[0].start / scale, region[1].start / scale)
-        data = described.data
+            region = options["region"] = hr_region(visible_region(layer, lr_shape), scale, shape)
+        place = Placement(scale, (region[0].start / scale, region[1].start / scale))
+        preview = self._previewed(layer, described, region, place)
+        data, small = described.data, np.asarray(layer.data)
 
         def work(report: Report) -> tuple[Any, float]:
             from time import perf_counter
 
             started = perf_counter()
+            if preview and described.info:
+                preview.begin(small, scale, region, described.info.format)
+                options["show"] = preview.place
             return decoded(data, progress=report, **options), perf_counter() - started
 
+        def progress(fraction: float) -> None:
+            self.status.progress(fraction)
+            if preview:
+                preview.draw()
+
         def done(result: tuple[Any, float]) -> None:
-            self._show_image(layer, described, result[0], scale, offset, result[1])
+            image, seconds = result
+            shown = self._put(layer, described, image, place)
+            if preview:
+                preview.end(shown is not None)
+            if shown is None:
+                self.status.say("The thumbnail was removed while it was being decoded")
+                return
+            layer.visible = False
+            self.status.say(f"{image.shape[1]} × {image.shape[0]} pixels in {human_seconds(seconds)}")
 
         self.status.busy("Decoding")
-        self._runner.submit(work, done, self._failed, self.status.progress)
+        self._runner.submit(work, done, self._failed, progress)
 
-    def _show_image(
-        self,
-        layer: Image,
-        described: Described,
-        image: Any,
-        scale: int,
-        offset: tuple[float, float],
-        seconds: float,
-    ) -> None:
+    def _previewed(
+        self, layer: Image, described: Described, region: tuple[slice, slice], place: Placement
+    ) -> Preview | None:
+        """A preview where the image is large and no older one of it is to be seen."""
+        large = math.prod(part.stop - part.start for part in region) >= PREVIEWED
+        if not large or described.info is None or find(self.viewer, reconstruction_of(layer)):
+            return None
+        self._drop_preview()
+
+        def remove(made: Image) -> None:
+            if made in self.viewer.layers:
+                self.viewer.layers.remove(made)
+
+        self._preview = Preview(lambda pixels: self._put(layer, described, pixels, place), remove)
+        return self._preview
+
+    def _drop_preview(self) -> None:
+        if self._preview is not None:
+            self._preview.end(done=False)
+            self._preview = None
+
+    def _put(self, layer: Image, described: Described, image: Array, place: Placement) -> Image | None:
+        """Show an image over its thumbnail; None where that was removed."""
         if layer not in self.viewer.layers:
-            self.status.say("The thumbnail was removed while it was being decoded")
-            return
-        name = layer.name.removesuffix(" thumbnail").removesuffix(THUMBNAIL_SUFFIX[:3])
+            return None
         low, high = described.info.format.range if described.info else (0.0, 255.0)
-        show(
+        return show(
             self.viewer,
             layer,
-            f"{name} reconstruction",
+            reconstruction_of(layer),
             image,
-            scale=1 / scale,
-            offset=offset,
+            scale=1 / place.scale,
+            offset=place.offset,
             rgb=image.ndim == 3,
             contrast_limits=(low, high if high > low else math.nextafter(low, math.inf) + 1),
             metadata={"kind": "decoded"},
         )
-        layer.visible = False
-        self.status.say(f"{image.shape[1]} × {image.shape[0]} pixels in {human_seconds(seconds)}")
+
+    def _cancel(self) -> None:
+        super()._cancel()
+        self._drop_preview()
 
     def _failed(self, error: Exception) -> None:
+        self._drop_preview()
         if isinstance(error, ModelError):
             self.form.setRowVisible(self.weights_box, True)
             self.form.setRowVisible(self.any_box, True)
