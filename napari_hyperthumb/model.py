@@ -367,8 +367,8 @@ class HyperThumbModel(nn.Module):
     """Encoder, quantisation predictor and decoder, trained together."""
 
     gain: Tensor
-    DESCENTS, ROUNDS = 5, 5
-    """Of the coefficients that every file gets before they are rounded, and of moves after that."""
+    DESCENTS, SETTLING, ROUNDS = 1, 4, 5
+    """Passes that every file gets: before coefficients are rounded, while that happens, and of moves."""
     mixed: torch.dtype | None = None
     """Of the encoder's and decoder's layers in training; tables, DCT and what is left are float32 always."""
 

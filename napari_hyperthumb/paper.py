@@ -266,7 +266,7 @@ def _with_noise(x: Tensor) -> Tensor:
 class PaperModel(nn.Module):
     """The published encoder, table predictor and decoder behind the interface of `HyperThumbModel`."""
 
-    DESCENTS, ROUNDS = 0, 0
+    DESCENTS, SETTLING, ROUNDS = 0, 0, 0
     """Published files are rounded, no more."""
     BIT_PRICE = 120.0
     mixed: torch.dtype | None = None

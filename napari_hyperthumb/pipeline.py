@@ -46,6 +46,8 @@ CACHE_BYTES = 400 * 2**20
 """Trunk features kept between levels; a larger image computes them again at every level."""
 STEP, MOMENTUM = 0.12, 0.8
 """Of a descent, in units of what the curvature says, and what is kept of the step before."""
+SETTLING_STEP = 0.3
+"""The same where coefficients are rounded part by part; from 0.45 on it can run away."""
 NEAR_ZERO = 0.05
 """Coefficients so small will be 0: they are rounded last, since some of them may grow yet."""
 UNSURE = 0.002
@@ -224,10 +226,11 @@ class PreparedImage:
         rounds = self.net.ROUNDS if rounds is None else rounds
         if not rounds:
             return self.quantised(level, tables, report), tables
-        passes = self.net.DESCENTS + rounds
-        quantised = self.descended(level, tables, part_of(report, 0.0, self.net.DESCENTS / passes))
+        before = self.net.DESCENTS + self.net.SETTLING
+        passes = before + rounds
+        quantised = self.descended(level, tables, part_of(report, 0.0, before / passes))
         for index in range(rounds):
-            first, last = ((self.net.DESCENTS + at) / passes for at in (index, index + 1))
+            first, last = ((before + at) / passes for at in (index, index + 1))
             _, gradient = self.error_gradient(quantised, tables, part_of(report, first, last))
             offers = self.offers(quantised, gradient, tables, level)
             quantised = self.taken(offers, level, share=moves.DECAY**index)
@@ -334,7 +337,7 @@ class PreparedImage:
         report: Report = no_report,
         *,
         count: int | None = None,
-        settling: int = 0,
+        settling: int | None = None,
         going: Callable[[], bool] = lambda: True,
     ) -> Tensor:
         """The encoder's coefficients, brought down the slope of error and bits together, then rounded.
@@ -343,10 +346,12 @@ class PreparedImage:
         the curvature, smaller ones where they led up; the rate is the same surrogate that training descends.
         Returns whole numbers (C, 64, h, w).
         count: of steps, each one pass forwards and backwards; None: the model's own number. settling: of
-        steps after these, before each of which some coefficients are rounded for good, those nearest to a
-        whole number first, so that the others make up for it. going: asked before each step.
+        larger steps after these, before each of which some coefficients are rounded for good, those nearest
+        to a whole number first, so that the others make up for it; None: the model's own number. going:
+        asked before each step.
         """
         count = self.net.DESCENTS if count is None else count
+        settling = self.net.SETTLING if settling is None else settling
         passes = 1 + 3 * (count + settling)
         price = float(self.net.bit_price(torch.tensor(level)))
         at = ahead = best = self.scaled(level, tables, part_of(report, 0.0, 1 / passes))
@@ -384,6 +389,7 @@ class PreparedImage:
             plain: Tensor = self.net.rounded(at)
             return plain
         settled = torch.zeros_like(at, dtype=torch.bool)
+        step = SETTLING_STEP
         for index in range(settling):
             if not going():
                 break

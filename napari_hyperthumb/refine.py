@@ -19,7 +19,7 @@ from torch import Tensor
 from .moves import DECAY, Offers, count_bits
 from .pipeline import Coding, PreparedImage, Report, no_report
 
-DESCENTS, SETTLING, ROUNDS = 24, 16, 8
+DESCENTS, SETTLING, ROUNDS = 24, 32, 8
 SAVING = 0.05
 """Share of the bytes that refinement saves: it begins so much above the wanted size."""
 BYTES_PER_LEVEL = 0.85

@@ -114,7 +114,7 @@ def objective_of(prepared, quantised, tables, level=0.0):
 
 
 def test_descents_lower_what_they_descend(prepared, start):
-    descended = prepared.descended(0.0, start.tables, count=8)
+    descended = prepared.descended(0.0, start.tables, count=8, settling=0)
     assert torch.equal(descended, descended.round())
     plain = objective_of(prepared, start.quantised, start.tables)
     assert objective_of(prepared, descended, start.tables) < 0.99 * plain
@@ -123,7 +123,7 @@ def test_descents_lower_what_they_descend(prepared, start):
 
 def test_descents_that_are_too_long_are_taken_back(monkeypatch, prepared, start):
     monkeypatch.setattr("napari_hyperthumb.pipeline.STEP", 50.0)  # the first leads to 80 times the error
-    descended = prepared.descended(0.0, start.tables, count=12)
+    descended = prepared.descended(0.0, start.tables, count=12, settling=0)
     assert error_of(prepared, descended, start.tables) < 1.1 * error_of(
         prepared, start.quantised, start.tables
     )
@@ -132,8 +132,10 @@ def test_descents_that_are_too_long_are_taken_back(monkeypatch, prepared, start)
 def test_descents_end_when_they_are_told_to(prepared, start):
     asked = iter([True, True, False])
     seen: list[float] = []
-    descended = prepared.descended(0.0, start.tables, seen.append, count=9, going=lambda: next(asked))
-    wanted = prepared.descended(0.0, start.tables, count=2)
+    descended = prepared.descended(
+        0.0, start.tables, seen.append, count=9, settling=0, going=lambda: next(asked)
+    )
+    wanted = prepared.descended(0.0, start.tables, count=2, settling=0)
     assert torch.equal(descended, wanted)
     assert seen == sorted(seen) and 0 < seen[-1] < 0.3
 
