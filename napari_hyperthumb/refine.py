@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,11 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .moves import DECAY, Offers, count_bits
-from .pipeline import Coding, PreparedImage, Report, no_report
+from .pipeline import Coding, PreparedImage, Report, no_report, part_of
 
 DESCENTS, SETTLING, ROUNDS = 24, 32, 8
 SAVING = 0.05
 """Share of the bytes that refinement saves: it begins so much above the wanted size."""
+POWER, MOST = 12, 3.0
+"""How the weight of a bit follows a file's size between rounds: its excess to this power, at most so much."""
 BYTES_PER_LEVEL = 0.85
 """How the logarithm of a file's size rises with the level, about."""
 
@@ -88,12 +91,35 @@ def fit_bytes(state: State, nbytes: int, *, weight: float = 1.0) -> Coding | Non
             high = weight
         else:
             low = weight
-        # Bytes fall roughly as the weight to the power of -1/8 in one round.
-        guess = weight * (size / (0.9965 * nbytes)) ** 8
+        # Bytes fall roughly as the weight to the power of -1/8 in one round with a share of 1.
+        guess = weight * min(max((size / (0.9965 * nbytes)) ** (8 / state.share), 0.2), 5)
         weight = guess if low < guess < high else math.sqrt(low * high)
         if high / low < 1.001:
             break
     return best
+
+
+def rounds_towards(
+    nbytes: int | None, state: State, count: int, reports: Iterator[Report]
+) -> Iterator[tuple[State, float]]:
+    """Rounds of moves, one after the other, and the weight that a bit should have in the next one.
+
+    nbytes: size to come near to, so that little is left for `fit_bytes`; None: the trade-off of the level.
+    """
+    weight, overhead = 1.0, 0.0
+    if nbytes is not None:  # what the count leaves out: headers, less what progressive scans save
+        overhead = 8 * len(state.write(state.quantised).data) - float(count_bits(state.quantised[None]))
+
+    def steered(weight: float) -> float:
+        if nbytes is None:
+            return weight
+        bits = float(count_bits(state.quantised[None])) + overhead
+        return weight * min(max((bits / (8 * nbytes)) ** POWER, 1 / MOST), MOST)
+
+    for _ in range(count):
+        state = state.after(weight, next(reports))
+        weight = steered(weight)
+        yield state, weight
 
 
 def refine(
@@ -129,17 +155,10 @@ def refine(
         report=lambda done: report(done * before / passes),
     )
     state, weight = State.at(prepared, level, tables, quantised), 1.0
-    overhead = 0.0
-    if nbytes is not None:  # what the count leaves out: headers, less what progressive scans save
-        overhead = 8 * len(state.write(quantised).data) - float(count_bits(quantised[None]))
-    for index in range(ROUNDS):
-        if not going():
-            break
-        state = state.after(weight)
-        if nbytes is not None:
-            bits = float(count_bits(state.quantised[None])) + overhead
-            weight *= min(max((bits / (8 * nbytes)) ** 3, 0.8), 1.25)
-        report((before + index + 1) / passes)
+    reports = (part_of(report, (before + at) / passes, (before + at + 1) / passes) for at in range(ROUNDS))
+    rounds = rounds_towards(nbytes, state, ROUNDS, reports)
+    while going() and (moved := next(rounds, None)):
+        state, weight = moved
     coding = fit_bytes(state, nbytes, weight=weight) if nbytes is not None else None
     report(1.0)
     return coding or state.write(state.moved(weight))

@@ -13,7 +13,7 @@ from .metrics import mse, psnr_from_mse
 from .model import LEVELS
 from .pipeline import Coding, PreparedImage, Report
 from .pixels import to_levels
-from .refine import BYTES_PER_LEVEL, State, fit_bytes, refine
+from .refine import BYTES_PER_LEVEL, State, fit_bytes, refine, rounds_towards
 from .search import Trial, search_level
 
 PSNR_SLOPE = 2.5
@@ -22,7 +22,7 @@ PSNR_TOLERANCE = 0.05
 """dB more than wanted that a file may have."""
 GAINED = 1.0
 """dB that a file has more after the descents and rounds that every file gets, about."""
-SAVED = {2: 1.07, 4: 1.0}
+SAVED = {2: 1.02, 4: 1.0}
 """How much larger a plain file is than one after the passes that every file gets, by scale, about."""
 COARSEST = -4.0
 """Below level -1 only the tables grow; at this level they have reached their limit."""
@@ -119,13 +119,17 @@ def _plain_for_bytes(prepared: PreparedImage, wanted: float, reports: Iterator[R
     return below.result
 
 
-def _before_the_last_round(prepared: PreparedImage, plain: Coding, reports: Iterator[Report]) -> State:
-    """Descended and moved as every file is, at the level of a plain coding, but for the last round."""
+def _before_the_last_round(
+    prepared: PreparedImage, plain: Coding, reports: Iterator[Report], nbytes: int | None = None
+) -> tuple[State, float]:
+    """Descended and moved as every file is, at the level of a plain coding, but for the last round.
+
+    nbytes: size to come near to. Returns the weight of a bit in the last round too.
+    """
     quantised = prepared.descended(plain.level, plain.tables, next(reports))
     state = State.at(prepared, plain.level, plain.tables, quantised, next(reports))
-    for _ in range(prepared.net.ROUNDS - 1):
-        state = state.after(report=next(reports))
-    return state
+    *_, last = rounds_towards(nbytes, state, prepared.net.ROUNDS - 1, reports)
+    return last
 
 
 def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidate:
@@ -138,14 +142,15 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
             rounds = 0
     if rounds:
         inside = LEVELS[0] <= plain.level < LEVELS[1]
-        state = _before_the_last_round(prepared, plain, reports)
+        steered = wanted if plain.level < LEVELS[1] else None
+        state, weight = _before_the_last_round(prepared, plain, reports, steered)
         if plain.level >= LEVELS[1]:  # there may be room to spare: the file of the highest level
             highest = state.write(state.moved())
             if len(highest.data) <= wanted:
                 return Candidate(highest, prepared, inside)
-        coding = fit_bytes(state, wanted)
-        if coding is None or len(coding.data) < 0.99 * wanted:  # more moves reach further
-            coding = fit_bytes(replace(state, share=1.0), wanted) or coding
+        coding = fit_bytes(state, wanted, weight=weight)
+        if coding is None:  # more moves reach further
+            coding = fit_bytes(replace(state, share=1.0), wanted)
         if coding:
             return Candidate(coding, prepared, inside)
     plain = _plain_for_bytes(prepared, wanted, reports)
@@ -215,7 +220,7 @@ def _for_psnr(prepared: PreparedImage, wanted: float, report: Report) -> Candida
         nearest = min(plain, key=lambda trial: abs(trial.value + GAINED - wanted))
         start = nearest.level
         if abs(nearest.value + GAINED - wanted) < 1:
-            coding = _fit_psnr(_before_the_last_round(prepared, nearest.result, reports), wanted)
+            coding = _fit_psnr(_before_the_last_round(prepared, nearest.result, reports)[0], wanted)
             if coding:
                 return Candidate(coding, prepared, True)
     trials = _search_psnr(prepared, wanted, reports, start=start)

@@ -13,6 +13,7 @@ import torch
 from jpeg_bytes import without_metadata
 from PIL import Image
 from samples import make_photo
+from skimage import data as pictures
 
 import napari_hyperthumb
 from napari_hyperthumb import codec, decode, encode, info, load_model
@@ -96,6 +97,14 @@ def test_wanted_bytes_are_met_within_1_percent_and_never_exceeded(model, part):
     thumbnail = encode(picture, nbytes=wanted, model=model)
     assert 0.99 * wanted <= thumbnail.nbytes <= wanted
     assert thumbnail.nbytes == len(thumbnail.data)
+
+
+def test_wanted_bytes_cost_no_quality():
+    # A photograph and the bundled weights: tiny ones gain nothing by moves.
+    part = pictures.astronaut()[:192, 150:342]
+    at_level = encode(part, level=-0.5, scale=4, device="cpu")
+    at_bytes = encode(part, nbytes=at_level.nbytes, scale=4, device="cpu")
+    assert psnr(part, decode(at_bytes.data)) > psnr(part, decode(at_level.data)) - 0.15
 
 
 def test_bytes_below_those_of_the_lowest_level_need_coarser_tables(photo, model):
