@@ -2,8 +2,8 @@
 
     python benchmarks/int8.py KODAK [--scales 2 4] [--bpp 0.2 0.3 0.6]
 
-Each picture is coded at five levels (without moves, in a fraction of the time) and each file
-decoded by both; the means over the pictures are interpolated at the wanted bpp, in log(bpp). Needs openvino.
+Each picture is coded at five levels as every file is, and each file decoded by both; the means over the
+pictures are interpolated at the wanted bpp, in log(bpp). Needs openvino.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def measure(paths: Sequence[Path], scale: int, wanted: Sequence[float]) -> None:
         image = read_image(path)
         prepared = PreparedImage(*check_image(image), model, torch.device("cpu"))
         for at, level in enumerate(LEVELS):
-            data = prepared.code(level, rounds=0).data
+            data = prepared.code(level).data
             decoded = [decode(data, backend=name, device="cpu") for name in ("torch", "openvino-int8")]
             about = info(data)
             chosen = fineness(about.tables.reshape(2, -1)) >= int8.finest

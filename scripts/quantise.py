@@ -6,7 +6,7 @@ Default: all bundled weights. Rerun it after new weights (`make int8`): an int8 
 unread. Calibrated with nncf on crops of training pictures (never of pictures one wants to report on) that our
 own encoder coded at rates from end to end. The loss against float32 is measured on other crops and written
 into the file with the finest tables for which it is small enough; where none are, the file is never chosen by
-itself. Less than a minute for each.
+itself. A minute or two for each.
 """
 
 from __future__ import annotations
@@ -64,8 +64,7 @@ def samples(model: Model, pictures: Sequence[Path], rng: np.random.Generator, si
         crop = np.ascontiguousarray(image[y : y + side, x : x + side])
         prepared = PreparedImage(*check_image(crop), model, device)
         level = LEVELS[index % len(LEVELS)]
-        tables = prepared.tables(level)
-        quantised = prepared.quantised(level, tables)
+        quantised, tables = prepared.coefficients(level)
         with torch.inference_mode():
             found = conditions(model.net.decoder, torch.from_numpy(tables).float()[None], 3)
             scaled = quantised.flatten(0, 1).permute(1, 2, 0) * found.steps
