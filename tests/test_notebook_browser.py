@@ -36,7 +36,9 @@ def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Panel]:
         panel.rest()
         yield panel
         if picture := os.environ.get("HYPERTHUMB_SCREENSHOT"):
+            before = panel.slider_value()
             panel.click_curve(0.3)
+            panel.until(lambda: panel.slider_value() != before, SECONDS)
             panel.until(lambda: "AVIF" in panel.root.locator(".ht-curves").inner_text(), 300)
             panel.settle()
             panel.root.screenshot(path=picture)
