@@ -109,16 +109,11 @@ def rounds_towards(
     weight, overhead = 1.0, 0.0
     if nbytes is not None:  # what the count leaves out: headers, less what progressive scans save
         overhead = 8 * len(state.write(state.quantised).data) - float(count_bits(state.quantised[None]))
-
-    def steered(weight: float) -> float:
-        if nbytes is None:
-            return weight
-        bits = float(count_bits(state.quantised[None])) + overhead
-        return weight * min(max((bits / (8 * nbytes)) ** POWER, 1 / MOST), MOST)
-
     for _ in range(count):
         state = state.after(weight, next(reports))
-        weight = steered(weight)
+        if nbytes is not None:
+            bits = float(count_bits(state.quantised[None])) + overhead
+            weight *= min(max((bits / (8 * nbytes)) ** POWER, 1 / MOST), MOST)
         yield state, weight
 
 

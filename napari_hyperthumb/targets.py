@@ -144,7 +144,7 @@ def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidat
         inside = LEVELS[0] <= plain.level < LEVELS[1]
         steered = wanted if plain.level < LEVELS[1] else None
         state, weight = _before_the_last_round(prepared, plain, reports, steered)
-        if plain.level >= LEVELS[1]:  # there may be room to spare: the file of the highest level
+        if steered is None:  # there may be room to spare: the file of the highest level
             highest = state.write(state.moved())
             if len(highest.data) <= wanted:
                 return Candidate(highest, prepared, inside)

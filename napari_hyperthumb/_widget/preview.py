@@ -43,8 +43,9 @@ class Preview:
 
     def place(self, rows: slice, columns: slice, part: Array) -> None:
         """A part that is done, where `codec.decode` says. Any thread."""
-        if self._canvas is not None:
-            self._canvas[rows, columns] = part
+        canvas = self._canvas  # the main thread may end the preview meanwhile
+        if canvas is not None:
+            canvas[rows, columns] = part
 
     def draw(self) -> None:
         """What there is so far, unless it was drawn a moment ago."""
