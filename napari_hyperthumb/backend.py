@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from .checkpoint import Model
+from .device import has_bfloat16
 from .errors import DependencyError, DeviceError, ModelError
 from .int8 import MAX_LOSS, Int8, int8_of
 from .paper import PaperModel
@@ -47,6 +48,14 @@ class Backend:
     name: str
     """"torch", "openvino" or "openvino-int8"."""
     int8: Int8 | None = None
+
+    @property
+    def half(self) -> bool:
+        """Whether what stays beside eight bits runs in bfloat16, where the CPU has instructions for it.
+
+        That costs a thousandth of a dB, and saves a fifth of the time and half of the memory.
+        """
+        return self.int8 is not None and has_bfloat16(torch.device("cpu"))
 
 
 def pick_backend(

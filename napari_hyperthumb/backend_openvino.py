@@ -8,7 +8,7 @@ input of it: OpenVINO fuses it with the rectifier behind it, and one compiled gr
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from openvino import opset13 as op
 from torch import Tensor
 
+from .backend import Backend
 from .int8 import Int8
 from .model import STRIDE
 from .pixels import Array
 from .plain import Conditions, Conv, PlainDecoder
 
-IN_FLIGHT = 2
-"""Windows inside OpenVINO at once: one being worked on, one waiting or being copied out."""
 KEPT = 5_000_000
 """HR pixels, in all, of the windows whose compiled graphs are kept for the next picture of that size. Each
 holds on to the memory it works in."""
@@ -47,49 +46,39 @@ class OpenVINODecoder:
         plain: PlainDecoder,
         conditions: Conditions,
         size: tuple[int, int],
+        chosen: Backend,
         *,
         eight_bit: bool,
-        int8: Int8 | None,
         key: Key | None,
     ) -> None:
         """size: (h, w) of the windows, in blocks. eight_bit: the output is uint8, else float32.
 
         key: names the weights; None: don't keep the compiled graph.
         """
-        self._films = conditions.films.flatten(0, 1).numpy()
-        self._compiled = _compile(plain, size, eight_bit, int8, key)
+        self._conditions = condition_inputs(conditions)
+        self._compiled = _compile(plain, size, chosen, eight_bit, key)
 
     def outputs(self, inputs: Iterable[NDArray[np.float32]]) -> Iterator[Array]:
-        """Scaled coefficients (h, w, C * 64) of windows to their pixels (h/4, w/4, 16 * C), in order.
+        """Quantised coefficients (h, w, C * 64) of windows to their pixels (h/4, w/4, 16 * C), in order.
 
         What is yielded is valid until the next one is asked for.
         """
-        free = [self._compiled.create_infer_request() for _ in range(IN_FLIGHT)]
-        busy: deque[Any] = deque()
+        # One at a time: each keeps all threads busy, and a second one would need memory of its own.
+        request = self._compiled.create_infer_request()
+        for index, values in enumerate(self._conditions):
+            request.set_input_tensor(1 + index, ov.Tensor(values))
         for x in inputs:
-            if not free:
-                yield self._taken(busy[0])
-                free.append(busy.popleft())
-            request = free.pop()
-            request.set_input_tensor(0, ov.Tensor(np.ascontiguousarray(x[None])))
-            request.set_input_tensor(1, ov.Tensor(self._films))
-            request.start_async()
-            busy.append(request)
-        while busy:
-            yield self._taken(busy.popleft())
-
-    @staticmethod
-    def _taken(request: Any) -> Array:
-        request.wait()
-        out: Array = request.get_output_tensor(0).data[0]
-        return out
+            whole = np.ascontiguousarray(x[None])
+            request.set_input_tensor(0, ov.Tensor(whole, shared_memory=True))
+            request.infer()
+            yield request.get_output_tensor(0).data[0]
 
 
 def _compile(
-    plain: PlainDecoder, size: tuple[int, int], eight_bit: bool, int8: Int8 | None, key: Key | None
+    plain: PlainDecoder, size: tuple[int, int], chosen: Backend, eight_bit: bool, key: Key | None
 ) -> Any:
     threads = torch.get_num_threads()
-    whole: Key = (key, size, plain.components, eight_bit, int8 is not None, threads)
+    whole: Key = (key, size, plain.components, eight_bit, chosen.name, threads)
     with _lock:
         if key is not None and whole in _compiled:
             _compiled.move_to_end(whole)
@@ -97,10 +86,10 @@ def _compile(
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",  # by itself it takes bfloat16 where the CPU has it
+        "INFERENCE_PRECISION_HINT": "bf16" if chosen.half else "f32",
         "ENABLE_CPU_PINNING": False,
     }
-    compiled = _core.compile_model(graph(plain, size, eight_bit=eight_bit, int8=int8), "CPU", options)
+    compiled = _core.compile_model(graph(plain, size, eight_bit=eight_bit, int8=chosen.int8), "CPU", options)
     pixels = size[0] * size[1] * (plain.shuffle * STRIDE) ** 2
     if key is not None and pixels <= KEPT:
         with _lock:
@@ -113,23 +102,31 @@ def _compile(
 # ---- the graph -------------------------------------------------------------------------------
 
 
+def condition_inputs(conditions: Conditions) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Inputs of the graph beside the coefficients: steps, and all scales and shifts in one row."""
+    films = torch.cat([film.flatten() for film in conditions.films])
+    return conditions.steps.float().numpy(), films.float().numpy()
+
+
 def graph(
     plain: PlainDecoder, size: tuple[int, int], *, eight_bit: bool, int8: Int8 | None = None
 ) -> ov.Model:
-    """`PlainDecoder`'s formula. Inputs (1, h, w, C * 64) and films (2 * (1 + blocks), channels)."""
+    """`PlainDecoder`'s formula. Inputs: quantised coefficients (1, h, w, C * 64), and `condition_inputs`."""
     build = _Builder(int8)
-    coefficients = op.parameter([1, *size, plain.pixels.shape[1]], np.float32, name="coefficients")
-    channels = len(plain.head.bias)
-    films = op.parameter([2 * (1 + len(plain.blocks)), channels], np.float32, name="films")
+    inputs = plain.pixels.shape[1]
+    coefficients = op.parameter([1, *size, inputs], np.float32, name="coefficients")
+    steps = op.parameter([inputs], np.float32, name="steps")
+    channels = [len(conv.bias) for conv in (plain.head, *(a for a, _ in plain.blocks))]
+    films = op.parameter([2 * sum(channels)], np.float32, name="films")
+    each = [count for count in channels for _ in ("scale", "shift")]
+    rows = op.variadic_split(films, np.int64(0), np.array(each)).outputs()
 
     def film(y: Node, index: int) -> Node:
-        scale, shift = (
-            op.reshape(op.gather(films, np.int64(2 * index + i), np.int64(0)), [1, channels, 1, 1], False)
-            for i in (0, 1)
-        )
+        shape = [1, channels[index], 1, 1]
+        scale, shift = (op.reshape(row, shape, False) for row in rows[2 * index :][:2])
         return op.add(op.multiply(y, scale), shift)
 
-    x = op.transpose(coefficients, [0, 3, 1, 2])
+    x = op.transpose(op.multiply(coefficients, steps), [0, 3, 1, 2])
     f = x
     for index, conv in enumerate(plain.frequency):
         f = build.conv(f if index == 0 else op.relu(f), conv, f"frequency.{index}")
@@ -145,7 +142,7 @@ def graph(
     levels = op.add(build.conv(h, plain.out, "out"), up)
     if eight_bit:
         levels = op.convert(op.round(op.clamp(levels, 0, 255), "half_to_even"), np.uint8)
-    return ov.Model([op.transpose(levels, [0, 2, 3, 1])], [coefficients, films], "decoder")
+    return ov.Model([op.transpose(levels, [0, 2, 3, 1])], [coefficients, steps, films], "decoder")
 
 
 def _framed(pixels: Node, unshuffle: int) -> Node:

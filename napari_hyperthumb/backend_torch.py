@@ -22,8 +22,9 @@ class TorchDecoder:
     ) -> None:
         """eight_bit: the output is uint8, else float32."""
         self._plain, self._device, self._eight_bit = plain, device, eight_bit
+        self._steps = conditions.steps
         self._head = folded(plain.head, conditions.films[0])
-        pixels = plain.head_pixels * conditions.films[0, 0][:, None, None, None]
+        pixels = plain.head_pixels * conditions.films[0][0][:, None, None, None]
         self._head_pixels = pixels.contiguous(memory_format=torch.channels_last)
         self._blocks = [
             (folded(a, film), ready(b))
@@ -40,6 +41,7 @@ class TorchDecoder:
     def _levels(self, x: Tensor) -> Tensor:
         """(h, w, C * 64) to (h/4, w/4, 16 * C)."""
         plain = self._plain
+        x = x * self._steps
         pixels = shuffled((x @ plain.pixels.T)[None].permute(0, 3, 1, 2), plain.shuffle)
         f = x.permute(2, 0, 1)[None]
         for index, one in enumerate(self._frequency):

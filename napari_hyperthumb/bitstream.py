@@ -34,6 +34,8 @@ MAX_SIDE = 65_496
 """libjpeg's limit for one side of a JPEG (65,500), in whole blocks: planes are coded padded to them."""
 STRIP = 64
 """Rows of blocks transformed at a time, which bounds the memory of large images."""
+CACHED_ROWS = 4
+"""The same where there are several passes over them, which had better find them in the cache."""
 MAX_FILE = 2**31
 BACKENDS = ("pillow", "torchjpeg")
 
@@ -334,10 +336,10 @@ def _quantised(samples: Tensor, table: Tensor) -> Tensor:
     basis = dct_8x8(torch.eye(COEFFICIENTS).reshape(COEFFICIENTS, 1, BLOCK, BLOCK)).reshape(COEFFICIENTS, -1)
     gray = 128 * basis.sum(0)
     step = steps(table, channels).reshape(channels, COEFFICIENTS)
-    out = torch.empty((*blocks.shape[:3], COEFFICIENTS))
-    for start in range(0, len(blocks), STRIP):
-        strip = blocks[start : start + STRIP].flatten(3).float()
-        torch.round((strip @ basis - gray) / step, out=out[start : start + STRIP])
+    out = torch.empty((*blocks.shape[:2], channels, COEFFICIENTS))
+    for strip, part in zip(torch.split(blocks, CACHED_ROWS), torch.split(out, CACHED_ROWS), strict=True):
+        torch.matmul(strip.flatten(3).float(), basis, out=part)
+        part.sub_(gray).div_(step).round_()
     return out.permute(2, 3, 0, 1)
 
 

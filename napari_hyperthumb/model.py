@@ -11,6 +11,7 @@ divided by 128. `level` is -1 (smallest file) .. +1 (largest), shape (N,).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,6 +52,8 @@ class ModelConfig:
     encoder_level_blocks: int = 2
     decoder_channels: int = 40
     decoder_blocks: int = 5
+    decoder_hidden: int = 0
+    """Channels inside the decoder's blocks; 0: as many as between them."""
     frequency_hidden: int = 128
     frequency_channels: int = 32
     predictor_hidden: int = 192
@@ -80,6 +83,9 @@ class ModelConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or not 1 <= value <= 1024:
                 raise ModelError(f"{name} must be an integer from 1 to 1024, not {value!r}")
+        hidden = self.decoder_hidden
+        if not isinstance(hidden, int) or isinstance(hidden, bool) or not 0 <= hidden <= 1024:
+            raise ModelError(f"decoder_hidden must be an integer from 0 to 1024, not {hidden!r}")
         if self.encoder_level_blocks > self.encoder_blocks:
             raise ModelError("encoder_level_blocks must be from 1 to encoder_blocks")
         if not 0 <= self.dead_zone < 0.5:
@@ -92,6 +98,11 @@ class ModelConfig:
     def trade_off(self, level: Tensor) -> Tensor:
         """Squared error that one bit a pixel is worth at levels (N,): what they are trained for."""
         return self.rate_weight * torch.exp(-self.rate_slope * level)
+
+    @property
+    def decoder_inner(self) -> int:
+        """Channels inside the decoder's blocks."""
+        return self.decoder_hidden or self.decoder_channels
 
     @property
     def block(self) -> int:
@@ -130,14 +141,15 @@ def _conv(inputs: int, outputs: int, *, gain: float = 1.0, kernel: int = 3) -> n
 class FiLM(nn.Module):
     """Scale and shift of feature maps from a vector (Perez et al., arXiv 1709.07871).
 
-    Returns `layers` pairs (scale, shift), each (N, channels, 1, 1); the identity at the start.
+    channels: of each layer's feature maps. Returns a pair (scale, shift) for each layer, both
+    (N, channels, 1, 1); the identity at the start.
     """
 
-    def __init__(self, inputs: int, hidden: int, channels: int, layers: int) -> None:
+    def __init__(self, inputs: int, hidden: int, channels: Sequence[int]) -> None:
         super().__init__()
-        self.layers = layers
+        self.channels = tuple(channels)
         self.net = nn.Sequential(
-            nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, 2 * layers * channels)
+            nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, 2 * sum(self.channels))
         )
         last = self.net[2]
         assert isinstance(last, nn.Linear)
@@ -146,18 +158,19 @@ class FiLM(nn.Module):
             last.bias.zero_()
 
     def forward(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
-        out = self.net(vector)  # (N, layers * 2 * channels)
-        out = out.reshape(out.shape[0], self.layers, 2, -1, 1, 1)
-        return [(1 + out[:, i, 0], out[:, i, 1]) for i in range(self.layers)]
+        out = self.net(vector)[:, :, None, None]  # scale and shift of the first layer, of the second, ...
+        pairs = (part.chunk(2, 1) for part in out.split([2 * count for count in self.channels], 1))
+        return [(1 + scale, shift) for scale, shift in pairs]
 
 
 class ResidualBlock(nn.Module):
     """x + conv(relu(film(conv(x)))): the film can be folded into the first convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, hidden: int | None = None) -> None:
         super().__init__()
-        self.a = _conv(channels, channels)
-        self.b = _conv(channels, channels, gain=0.1)
+        hidden = hidden or channels
+        self.a = _conv(channels, hidden)
+        self.b = _conv(hidden, channels, gain=0.1)
 
     def forward(self, x: Tensor, film: tuple[Tensor, Tensor] | None = None) -> Tensor:
         y = self.a(x)
@@ -192,7 +205,7 @@ class Encoder(nn.Module):
         channels = config.encoder_channels
         self.head = _conv(3 * STRIDE**2, channels)
         self.body = nn.ModuleList(ResidualBlock(channels) for _ in range(config.encoder_blocks))
-        self.film = FiLM(1, 32, channels, config.encoder_level_blocks)
+        self.film = FiLM(1, 32, [channels] * config.encoder_level_blocks)
         self.out = _conv(channels, 3 * (STRIDE // config.scale) ** 2, gain=0.05)
 
     def base(self, planes: Tensor) -> Tensor:
@@ -307,8 +320,9 @@ class FrequencyAwareDecoder(nn.Module):
             _conv(hidden, config.frequency_channels * self.shuffle**2, kernel=1),
         )
         self.head = _conv(3 * self.unshuffle**2 + config.frequency_channels, channels)
-        self.body = nn.ModuleList(ResidualBlock(channels) for _ in range(config.decoder_blocks))
-        self.film = FiLM(2 * COEFFICIENTS, 64, channels, 1 + config.decoder_blocks)
+        inner = config.decoder_inner
+        self.body = nn.ModuleList(ResidualBlock(channels, inner) for _ in range(config.decoder_blocks))
+        self.film = FiLM(2 * COEFFICIENTS, 64, [channels] + [inner] * config.decoder_blocks)
         self.out = _conv(channels, 3 * STRIDE**2, gain=0.1)
 
     def films(self, tables: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -38,8 +38,8 @@ from .tiling import Span, Tile, tiles, windows
 
 TILE = 1024
 """HR pixels a side."""
-DECODER_TILE = 1536
-"""The same for the decoder, which takes less memory."""
+DECODER_TILE, HALF_TILE = 1536, 2048
+"""The same for the decoder, which takes less memory, and for one in half precision."""
 GRADIENT_TILE = 832
 """The same where activations are kept for a gradient."""
 CACHE_BYTES = 400 * 2**20
@@ -248,7 +248,7 @@ class PreparedImage:
         """
         block, counted = self.net.config.block, self._counted
         table = torch.from_numpy(tables).float()[None].to(self.device)
-        work = windows(self.padded, _whole_tile(GRADIENT_TILE, block), self.net.config.decoder_halo, block)
+        work = windows(self.padded, GRADIENT_TILE, self.net.config.decoder_halo, block)
         out, total = torch.zeros_like(quantised), 0.0
         measure: Callable[[Tensor, Tensor, tuple[slice, slice]], tuple[float, Tensor]]
         if isinstance(self.net, PaperModel):
@@ -491,7 +491,7 @@ def reconstruct(
     device: torch.device,
     *,
     region: tuple[tuple[int, int], tuple[int, int]] | None = None,
-    tile: int = DECODER_TILE,
+    tile: int | None = None,
     backend: str = "auto",
     report: Report = no_report,
     show: Show | None = None,
@@ -516,7 +516,7 @@ def reconstruct(
     picture = out[top - rows[0] : bottom - rows[0], left - columns[0] : right - columns[0]]
     table = torch.from_numpy(tables).float()[None].to(device)
     padded = padded_shape(shape, block)
-    tile = _whole_tile(tile, block)
+    tile = tile or (HALF_TILE if chosen.half else DECODER_TILE)
     with torch.inference_mode():
         if isinstance(net, PaperModel):
             decode, halo = net.tile_decoder(quantised[None], table)
@@ -552,15 +552,13 @@ def _outputs(
     components, block = len(quantised), net.config.block
     found = conditions(net.decoder, table, components)
     plain = plain_decoder(net, components)
-    factors = found.steps.cpu()
 
-    def scaled(part: Tile) -> NDArray[np.float32]:
+    def coefficients(part: Tile) -> NDArray[np.float32]:
         cut = quantised[:, :, part.rows.outer(block), part.columns.outer(block)]
-        cut = cut.permute(2, 3, 0, 1).reshape(*cut.shape[2:], len(factors))  # (h, w, C * 64)
-        out: NDArray[np.float32] = (cut * factors).contiguous().numpy()
+        out: NDArray[np.float32] = cut.permute(2, 3, 0, 1).flatten(2).contiguous().numpy()  # (h, w, C * 64)
         return out
 
-    inputs = (scaled(part) for part in work)
+    inputs = (coefficients(part) for part in work)
     if chosen.name == "torch":
         return TorchDecoder(plain, found, table.device, eight_bit=fmt.eight_bit).outputs(inputs)
     from .backend_openvino import OpenVINODecoder  # 0.2 s, and an extra
@@ -568,7 +566,7 @@ def _outputs(
     rows, columns = work[0].rows, work[0].columns
     size = ((rows.high - rows.low) // block, (columns.high - columns.low) // block)
     key = None if model.path is None else (model.digest,)  # a network that is being trained changes
-    decoder = OpenVINODecoder(plain, found, size, eight_bit=fmt.eight_bit, int8=chosen.int8, key=key)
+    decoder = OpenVINODecoder(plain, found, size, chosen, eight_bit=fmt.eight_bit, key=key)
     return decoder.outputs(inputs)
 
 

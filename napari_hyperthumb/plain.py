@@ -40,8 +40,8 @@ class Conditions:
 
     steps: Tensor
     """(C * 64,): quantised coefficients times these are what the network takes."""
-    films: Tensor
-    """(1 + blocks, 2, channels): scale and shift behind the head and the first convolution of each block."""
+    films: tuple[Tensor, ...]
+    """Scale and shift, (2, channels), behind the head and behind the first convolution of each block."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def plain_decoder(net: HyperThumbModel, components: int) -> PlainDecoder:
 
 def conditions(decoder: FrequencyAwareDecoder, tables: Tensor, components: int) -> Conditions:
     """tables: (1, 2, 64), on the decoder's device."""
-    films = torch.stack([torch.stack([a.flatten(), b.flatten()]) for a, b in decoder.films(tables)])
+    films = tuple(torch.stack([a.flatten(), b.flatten()]) for a, b in decoder.films(tables))
     return Conditions(steps(tables, components).flatten() / UNIT, films)
 
 

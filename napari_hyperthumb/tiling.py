@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -68,24 +69,46 @@ def windows(
     block: int,
     region: tuple[tuple[int, int], tuple[int, int]] | None = None,
 ) -> list[Tile]:
-    """As `tiles`, but all of them have one shape with their surroundings, and as few as cover the image.
+    """As `tiles`, but all of them have one shape with their surroundings, and the fewest pixels in all.
 
-    What runs them is prepared for one shape only. size: about how many pixels a side are kept of each; block:
+    What runs them is prepared for one shape only. size: each keeps about size**2 pixels, in any shape; block:
     the model's, of which low and high are multiples as well as start and stop.
     """
-    rows, columns = (
-        _windows(start, stop, length, size, halo, block)
-        for (start, stop), length in zip(region or ((0, shape[0]), (0, shape[1])), shape, strict=True)
+    axes = list(zip(region or ((0, shape[0]), (0, shape[1])), shape, strict=True))
+    height, width = (stop - start for (start, stop), _ in axes)
+    count = max(1, -(-height * width // size**2))
+    rows = range(1, min(count, -(-height // block)) + 1)
+    grids = [(n, min(-(-count // n), -(-width // block))) for n in rows]
+
+    def sides(grid: tuple[int, int]) -> list[int]:
+        return [_side(axis, count, halo, block) for axis, count in zip(axes, grid, strict=True)]
+
+    grid = min(grids, key=lambda grid: math.prod(grid) * math.prod(sides(grid)))
+    down, across = (
+        _windows(axis, count, side, halo) for axis, count, side in zip(axes, grid, sides(grid), strict=True)
     )
-    return [Tile(row, column) for row in rows for column in columns]
+    return [Tile(row, column) for row in down for column in across]
 
 
-def _windows(start: int, stop: int, length: int, size: int, halo: int, block: int) -> list[Span]:
-    first, last = max(start - halo, 0), min(stop + halo, length)
-    count = -(-(stop - start) // size)
-    # Neighbours share two halos.
-    side = -(-(last - first + 2 * halo * (count - 1)) // (count * block)) * block
-    if count == 1 or side >= last - first:
+Axis = tuple[tuple[int, int], int]
+"""What is wanted of it, start to stop, and its length."""
+
+
+def _ends(axis: Axis, halo: int) -> tuple[int, int]:
+    (start, stop), length = axis
+    return max(start - halo, 0), min(stop + halo, length)
+
+
+def _side(axis: Axis, count: int, halo: int, block: int) -> int:
+    """Of each of `count` windows in a row, with surroundings; neighbours share two halos."""
+    first, last = _ends(axis, halo)
+    return min(last - first, -(-(last - first + 2 * halo * (count - 1)) // (count * block)) * block)
+
+
+def _windows(axis: Axis, count: int, side: int, halo: int) -> list[Span]:
+    (start, stop), _ = axis
+    first, last = _ends(axis, halo)
+    if side == last - first:
         return [Span(start, stop, first, last)]
     lows = [min(first + index * (side - 2 * halo), last - side) for index in range(count)]
     ends = [start, *(low + side - halo for low in lows[:-1]), stop]

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_hyperthumb.backend_openvino import OpenVINODecoder, graph
+from napari_hyperthumb.backend import Backend
+from napari_hyperthumb.backend_openvino import OpenVINODecoder, condition_inputs, graph
 from napari_hyperthumb.checkpoint import BUNDLED, Model, bundled_path, load_checkpoint
 from napari_hyperthumb.errors import ImageError, ModelError
 from napari_hyperthumb.files import find_images, read_image
@@ -47,7 +48,7 @@ class Sample(NamedTuple):
 
     level: float
     conditions: Conditions
-    scaled: NDArray[np.float32]
+    quantised: NDArray[np.float32]
     """(h, w, C * 64)"""
     crop: NDArray[np.uint8]
 
@@ -67,18 +68,17 @@ def samples(model: Model, pictures: Sequence[Path], rng: np.random.Generator, si
         quantised, tables = prepared.coefficients(level)
         with torch.inference_mode():
             found = conditions(model.net.decoder, torch.from_numpy(tables).float()[None], 3)
-            scaled = quantised.flatten(0, 1).permute(1, 2, 0) * found.steps
-        yield Sample(level, found, scaled.contiguous().numpy(), crop)
+        yield Sample(level, found, quantised.flatten(0, 1).permute(1, 2, 0).contiguous().numpy(), crop)
 
 
 def quantised(plain: PlainDecoder, model: Model, calibration: Sequence[Sample]) -> Int8:
     """Ranges and biases as nncf finds them."""
     import nncf
 
-    size = calibration[0].scaled.shape[:2]
+    size = calibration[0].quantised.shape[:2]
     nncf.set_log_level(logging.ERROR)
     network = graph(plain, (size[0], size[1]), eight_bit=False)
-    data = nncf.Dataset(calibration, lambda s: (s.scaled[None], s.conditions.films.flatten(0, 1).numpy()))
+    data = nncf.Dataset(calibration, lambda s: (s.quantised[None], *condition_inputs(s.conditions)))
     ignored = nncf.IgnoredScope(
         names=["pixels", "head_pixels", "up"],
         types=["Add", "Multiply", "Concat", "DepthToSpace"],
@@ -119,13 +119,14 @@ def _rounded(network: Any) -> Iterator[tuple[str, Rounded]]:
 
 
 def pixels(
-    plain: PlainDecoder, found: Conditions, scaled: NDArray[np.float32], int8: Int8 | None
+    plain: PlainDecoder, found: Conditions, quantised: NDArray[np.float32], int8: Int8 | None
 ) -> NDArray[np.float64]:
     """What 8-bit output decodes to, (H, W, 3)."""
-    size = (scaled.shape[0], scaled.shape[1])
+    size = (quantised.shape[0], quantised.shape[1])
     key = ("quantise", plain.shuffle)
-    decoder = OpenVINODecoder(plain, found, size, eight_bit=True, int8=int8, key=key)
-    (out,) = decoder.outputs([scaled])
+    chosen = Backend("openvino-int8" if int8 else "openvino", int8)
+    decoder = OpenVINODecoder(plain, found, size, chosen, eight_bit=True, key=key)
+    (out,) = decoder.outputs([quantised])
     height, width = out.shape[:2]
     blocks = out.reshape(height, width, STRIDE, STRIDE, 3).swapaxes(1, 2)
     return blocks.reshape(height * STRIDE, width * STRIDE, 3).astype(np.float64)
@@ -135,9 +136,9 @@ def measured(plain: PlainDecoder, held_out: Sequence[Sample], int8: Int8) -> Int
     """With its loss, and the finest tables for which it is small enough."""
     lost: dict[float, list[float]] = {level: [] for level in LEVELS}
     steps: dict[float, list[float]] = {level: [] for level in LEVELS}
-    for level, found, scaled, crop in held_out:
+    for level, found, coefficients, crop in held_out:
         exact, rounded = (
-            float(((pixels(plain, found, scaled, bits) - crop) ** 2).mean()) for bits in (None, int8)
+            float(((pixels(plain, found, coefficients, bits) - crop) ** 2).mean()) for bits in (None, int8)
         )
         lost[level].append(10 * np.log10(rounded / exact))
         steps[level].append(float(found.steps[:COEFFICIENTS].mul(UNIT).log().mean()))

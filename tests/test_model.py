@@ -226,8 +226,9 @@ def test_as_gray_puts_luma_in_both_places():
 
 
 def test_film_is_close_to_the_identity_at_the_start():
-    for scale, shift in FiLM(1, 32, 8, 3)(torch.tensor([[-1.0], [1.0]])):
-        assert scale.shape == shift.shape == (2, 8, 1, 1)
+    pairs = FiLM(1, 32, [8, 8, 6])(torch.tensor([[-1.0], [1.0]]))
+    for channels, (scale, shift) in zip([8, 8, 6], pairs, strict=True):
+        assert scale.shape == shift.shape == (2, channels, 1, 1)
         assert (scale - 1).abs().max() < 0.2 and shift.abs().max() < 0.2
 
 

@@ -37,6 +37,8 @@ SIZES = [
     {"encoder_blocks": 4},
     {"encoder_blocks": 5, "encoder_level_blocks": 3},
     {"decoder_channels": 11},
+    {"decoder_hidden": 11},
+    {"decoder_channels": 12, "decoder_hidden": 9, "decoder_blocks": 2},
     {"decoder_blocks": 3},
     {
         "encoder_channels": 16, "encoder_blocks": 3, "encoder_level_blocks": 2,
@@ -79,6 +81,7 @@ def test_everything_added_learns_within_two_steps(trained):
     ("scale", "sizes", "named"),
     [
         (2, {"encoder_channels": 4}, "encoder_channels"),
+        (2, {"decoder_hidden": 4}, "decoder_inner"),
         (2, {"decoder_blocks": 1, "frequency_channels": 8}, "may differ"),
         (4, {}, "may differ"),
     ],

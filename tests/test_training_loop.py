@@ -204,6 +204,34 @@ def test_the_last_phase_trains_the_decoder_alone_on_what_files_hold(source, tmp_
     assert len({float(level) for _, level, *_ in decoded}) <= 4, "one new crop at each step, the others again"
 
 
+def test_a_smaller_decoder_learns_from_the_larger_one_it_came_from(source, tmp_path):
+    large = build(dataclasses.replace(tiny_config(2), decoder_channels=16, decoder_blocks=2))
+    save_checkpoint(tmp_path / "large.safetensors", large, name="large")
+    model = dataclasses.replace(large.config, decoder_channels=8, decoder_hidden=4)
+    settings = dataclasses.replace(config(trained="decoder", distilled=1.0, recode=3, steps=9), model=model)
+    trainer = Trainer(settings, source, tmp_path / "run", start=tmp_path / "large.safetensors")
+    assert trainer.net.decoder.body[0].a.weight.shape == (4, 8, 3, 3)
+    batch, level, held = trainer._crops()
+    taught = trainer._taught(batch, level, held)
+    torch.testing.assert_close(taught, large(batch.rgb, level, batch.gray, held).hr, atol=0.3, rtol=0)  # fp16
+    terms, coded = trainer._forward(trainer.net, batch, level, held, taught)
+    mu = model.trade_off(level)
+    far = (coded.hr - taught).square().mean((1, 2, 3))
+    bpp = terms.bpp  # a mean, and mu differs: from the same formula, with nothing to be learned
+    nothing = loss_terms(coded, batch, level, trainer.rate, settings, coded.hr.float())
+    lr = settings.guidance * terms.lr_mse
+    assert float((far / mu.sqrt()).mean()) == pytest.approx(float(terms.loss - nothing.loss), rel=1e-3)
+    assert bpp > 0 and lr > 0
+    seen = []
+    code = trainer._coded._code
+    trainer._coded._code = lambda *a: seen.append(trainer.step) or code(*a)
+    trainer._coded._pool = trainer._coded._pool * 40  # enough for crops to be coded anew at times only
+    trainer.run()
+    assert seen[: len(seen) - 12 * 3] == [0, 3, 6], "validation codes 12 crops at three levels"
+    with pytest.raises(TrainingError, match="--start"):
+        Trainer(settings, source, tmp_path / "other")
+
+
 def test_guidance_falls_above_level_0(source, tmp_path):
     trainer = Trainer(config(guidance=0.5, guidance_fall=2.0), source, tmp_path)
     batch = source.batch(0, 2)

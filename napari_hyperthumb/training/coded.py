@@ -32,14 +32,16 @@ class _Crop:
 
 
 class CodedCrops:
-    """A pool of coded crops, to which each step adds one.
+    """A pool of coded crops, to which every so many steps add one.
 
     net: codes them, as it is at that step.
     """
 
-    def __init__(self, net: HyperThumbModel, source: CropSource, device: torch.device, seed: int) -> None:
+    def __init__(
+        self, net: HyperThumbModel, source: CropSource, device: torch.device, seed: int, recode: int = 1
+    ) -> None:
         self._model = Model(net, "training", "")
-        self._source, self._device, self._seed = source, device, seed
+        self._source, self._device, self._seed, self._recode = source, device, seed, recode
         self._pool: list[_Crop] = []
 
     def _code(self, crop: Batch, level: float) -> _Crop:
@@ -58,9 +60,10 @@ class CodedCrops:
         """Crops of one step on one process, their levels (N,) and coefficients."""
         rng = np.random.default_rng([self._seed, step, rank, 11])
         new = size if not self._pool else 1
-        crops = self._source.batch(step, new, rank)
-        for rgb, gray in zip(torch.split(crops.rgb, 1), torch.split(crops.gray, 1), strict=True):
-            self._pool.append(self._code(Batch(rgb, gray), float(rng.uniform(*LEVELS))))
+        if new > 1 or len(self._pool) < POOL // 4 or step % self._recode == 0:
+            crops = self._source.batch(step, new, rank)
+            for rgb, gray in zip(torch.split(crops.rgb, 1), torch.split(crops.gray, 1), strict=True):
+                self._pool.append(self._code(Batch(rgb, gray), float(rng.uniform(*LEVELS))))
         del self._pool[:-POOL]
         return collated([self._pool[i] for i in rng.permutation(len(self._pool))[:size]])
 

@@ -57,6 +57,12 @@ class TrainingConfig:
     a good thumbnail, and would otherwise spend it on a better one than anybody needs."""
     trained: str = "all"
     """"all", or "decoder": the last phase, on coefficients as files hold them (module `coded`)."""
+    recode: int = 1
+    """Steps for each crop that is coded anew there, which takes longer than a step."""
+    distilled: float = 0.0
+    """Share of hr that is counted, there, against what the decoder of the weights that the run started from
+    makes of the same coefficients, instead of against the original (Hinton et al., arXiv 1503.02531): for a
+    decoder that has become smaller, which has far less noise to learn through that way."""
     gray: float = 0.05
     """Share of colour crops turned to grayscale and coded with one component."""
     zoom: float = 0.0
@@ -107,6 +113,12 @@ class TrainingConfig:
         check(self.guidance >= 0, "guidance must not be negative")
         check(self.guidance_fall >= 0, "guidance_fall must not be negative")
         check(self.trained in PARTS, f"trained must be one of {PARTS}")
+        check(self.recode >= 1, "recode must be at least 1")
+        check(0 <= self.distilled <= 1, "distilled must be from 0 to 1")
+        check(
+            not self.distilled or (self.trained == "decoder" and self.distortion == "mse"),
+            "distilled goes with trained: decoder and distortion: mse only",
+        )
         check(
             self.trained == "all" or self.architecture == OURS,
             "trained: decoder is for our own architecture only",

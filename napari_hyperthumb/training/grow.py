@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..model import FiLM, HyperThumbModel, ResidualBlock
@@ -22,17 +22,24 @@ def _put(new: nn.Module, old: nn.Module) -> None:
         wide[tuple(slice(side) for side in narrow.shape)] = narrow
 
 
-def _put_film(new: FiLM, old: FiLM) -> None:
-    """Layers are counted from the last one; those added in front do nothing yet."""
+def _put_film(new: FiLM, old: FiLM, *, added_first: bool) -> None:
+    """Layers that were added, in front of the old ones or behind them, do nothing yet."""
     _put(new.net[0], old.net[0])
     wide, narrow = new.net[2], old.net[2]
     assert isinstance(wide, nn.Linear) and isinstance(narrow, nn.Linear)
     for name, to in wide.named_parameters():
-        source = narrow.get_parameter(name).reshape(old.layers, 2, -1, *to.shape[1:])
-        target = torch.zeros(to.shape).reshape(new.layers, 2, -1, *to.shape[1:])
-        # layers * (scale, shift) * channels, and hidden units behind the weights
-        target[new.layers - old.layers :, :, : source.shape[2]] = source
-        to.copy_(target.reshape(to.shape))
+        to.zero_()
+        sources = film_layers(narrow.get_parameter(name), old)
+        targets = film_layers(to, new)[-len(sources) if added_first else 0 :]
+        for target, source in zip(targets, sources, strict=False):
+            target[:, : source.shape[1]] = source
+
+
+def film_layers(parameter: Tensor, film: FiLM) -> list[Tensor]:
+    """Of its last linear layer what belongs to each layer: (scale and shift, channels), and hidden units
+    behind the weights. Views."""
+    parts = torch.split(parameter, [2 * count for count in film.channels])
+    return [part.view(2, -1, *part.shape[1:]) for part in parts]
 
 
 def _silence(block: ResidualBlock) -> None:
@@ -56,7 +63,8 @@ def _put_blocks(new: nn.ModuleList, old: nn.ModuleList, ends: int) -> None:
             _put(block.b, source.b)
 
 
-SIZES = ("encoder_channels", "encoder_blocks", "encoder_level_blocks", "decoder_channels", "decoder_blocks")
+SIZES = ("encoder_channels", "encoder_blocks", "encoder_level_blocks", "decoder_channels", "decoder_blocks",
+         "decoder_inner")  # fmt: skip
 """What may grow."""
 OBJECTIVE = ("rate_weight", "rate_slope", "thumbnail_weight", "thumbnail_fall")
 """What may change besides: the weights don't depend on it."""
@@ -68,31 +76,19 @@ def grow(new: HyperThumbModel, old: HyperThumbModel) -> None:
 
     Raises ModelError where something is smaller than it was, or differs in more than `SIZES`.
     """
-    sizes = {name: getattr(new.config, name) for name in SIZES}
-    shrunk = [name for name, size in sizes.items() if size < getattr(old.config, name)]
+    shrunk = [name for name in SIZES if getattr(new.config, name) < getattr(old.config, name)]
     if shrunk:
         raise ModelError(f"{', '.join(shrunk)} can't be smaller than before")
-    objective = {name: getattr(new.config, name) for name in OBJECTIVE}
-    if dataclasses.replace(old.config, **sizes, **objective) != new.config:
+    may = {name: getattr(new.config, name) for name in (*SIZES[:-1], "decoder_hidden", *OBJECTIVE)}
+    if dataclasses.replace(old.config, **may) != new.config:
         raise ModelError(f"only {', '.join(SIZES)} may differ")
     for network, first in ((new.encoder, old.encoder), (new.decoder, old.decoder)):
         _put(network.head, first.head)
         _put(network.out, first.out)
-    _put_film(new.encoder.film, old.encoder.film)
+    _put_film(new.encoder.film, old.encoder.film, added_first=True)
     _put_blocks(new.encoder.body, old.encoder.body, old.config.encoder_level_blocks)
-    _grow_decoder_film(new.decoder.film, old.decoder.film)
+    _put_film(new.decoder.film, old.decoder.film, added_first=False)
     _put_blocks(new.decoder.body, old.decoder.body, 0)
     new.decoder.frequency.load_state_dict(old.decoder.frequency.state_dict())
     new.predictor.load_state_dict(old.predictor.state_dict())
     new.gain.copy_(old.gain)
-
-
-def _grow_decoder_film(new: FiLM, old: FiLM) -> None:
-    """As `_put_film`, but added blocks stand behind the old ones."""
-    _put_film(new, old)
-    added = new.layers - old.layers
-    if added:
-        wide = new.net[2]
-        for parameter in wide.parameters():
-            layers = parameter.reshape(new.layers, -1)
-            parameter.copy_(torch.roll(layers, -added, 0).reshape(parameter.shape))

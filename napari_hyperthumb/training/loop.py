@@ -37,8 +37,11 @@ from .config import TrainingConfig, config_from_dict
 from .data import Batch, CropSource
 from .grow import grow
 from .rate import rate_model
+from .shrink import shrink_decoder
 
 STATE, WEIGHTS, LOG, SHEET = "state.safetensors", "weights.safetensors", "log.csv", "samples.png"
+SHRINK_CROPS = 16
+"""Crops on which it is seen what of a larger decoder matters."""
 GAIN_EVERY, GAIN_SHARE = 25, 0.1
 """How often the decoder's gain is measured, in steps, and how much of a measurement its mean takes over."""
 _LOG_FIELDS = ("step", "minutes", "loss", "psnr", "bpp", "lr_psnr", "val_psnr", "val_bpp", "val_loss")
@@ -73,18 +76,31 @@ class Terms:
     lr_mse: Tensor
 
 
-def loss_terms(coded: Coded, batch: Batch, level: Tensor, rate: nn.Module, config: TrainingConfig) -> Terms:
-    """The loss that `TrainingConfig` states; every term a mean over the batch."""
+def loss_terms(
+    coded: Coded,
+    batch: Batch,
+    level: Tensor,
+    rate: nn.Module,
+    config: TrainingConfig,
+    taught: Tensor | None = None,
+) -> Terms:
+    """The loss that `TrainingConfig` states; every term a mean over the batch.
+
+    taught: what a larger decoder makes of the same, RGB as `batch`; None: nothing is distilled.
+    """
     pixels = batch.rgb.shape[2] * batch.rgb.shape[3]
     bpp = rate(coded.scaled, coded.quantised, batch.gray) / pixels
     shown, wanted = ycbcr_to_rgb(coded.lr), ycbcr_to_rgb(coded.bicubic)
     hr_error = coded.hr.float() - batch.rgb
     lr_error = (shown - wanted).float()
-    mse, lr_mse = (e.square().mean((1, 2, 3)) for e in (hr_error, lr_error))
+    mse, lr_mse = _mean_square(hr_error), _mean_square(lr_error)
     mu = config.model.trade_off(level)
     guidance = config.guidance * torch.exp(-config.guidance_fall * level.clamp_min(0))
     if config.distortion == "mse":
-        loss = (mse + mu * bpp + guidance * lr_mse) / mu.sqrt().clamp_min(1e-6)
+        far = mse
+        if taught is not None:
+            far = torch.lerp(mse, _mean_square(coded.hr.float() - taught), config.distilled)
+        loss = (far + mu * bpp + guidance * lr_mse) / mu.sqrt().clamp_min(1e-6)
     elif config.distortion == "published":
         loss = hr_error.abs().mean((1, 2, 3)) / 255 + mu * bpp + guidance * lr_mse / 255**2
     else:
@@ -97,12 +113,18 @@ def loss_terms(coded: Coded, batch: Batch, level: Tensor, rate: nn.Module, confi
     return Terms(loss.mean(), mse.mean(), bpp.mean(), lr_mse.mean())
 
 
+def _mean_square(error: Tensor) -> Tensor:
+    """Of each image."""
+    return error.square().mean((1, 2, 3))
+
+
 class Trainer:
     """One run in one folder.
 
     folder: where the state, the weights, the log and the sample sheet go.
     start: weights to begin from (a checkpoint file), None for random ones; those of smaller networks grow
-    into these. A folder that holds a state goes on from it instead.
+    into these, and of a larger decoder stays what matters most. A folder that holds a state goes on from it
+    instead.
     """
 
     def __init__(
@@ -124,17 +146,23 @@ class Trainer:
             torch.cuda.set_device(self.device)
         torch.manual_seed(config.seed)
         self.net = build(config.model)
+        self._teacher: HyperThumbModel | None = None
         if start is not None:
             self._start_from(start)
         self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         mixed = config.precision == "bfloat16" or (config.precision == "auto" and has_bfloat16(self.device))
         self.ema = copy.deepcopy(self.net).requires_grad_(False)
         self.net.mixed = torch.bfloat16 if mixed else None
+        if config.distilled:
+            if self._teacher is None:
+                raise TrainingError("distilled: give the weights that are the teacher with --start")
+            self._teacher.to(self.device, memory_format=torch.channels_last)
+            self._teacher.mixed = self.net.mixed
         self._coded: CodedCrops | None = None
         if config.trained == "decoder" and isinstance(self.ema, HyperThumbModel):
             self.net.requires_grad_(False)
             self.net.decoder.requires_grad_(True)
-            self._coded = CodedCrops(self.ema, source, self.device, config.seed)
+            self._coded = CodedCrops(self.ema, source, self.device, config.seed, config.recode)
         self.rate = rate_model(config.rate).to(self.device)
         self.trained = nn.ModuleDict({"net": self.net, "rate": self.rate})
         parameters = [p for p in self.trained.parameters() if p.requires_grad]
@@ -148,6 +176,8 @@ class Trainer:
 
     def _start_from(self, start: str | Path) -> None:
         net = load_checkpoint(start).net
+        if self.config.distilled and isinstance(net, HyperThumbModel):
+            self._teacher = copy.deepcopy(net).requires_grad_(False)
         if net.config == self.config.model:
             self.net.load_state_dict(net.state_dict())
             return
@@ -156,6 +186,12 @@ class Trainer:
         )
         if not (isinstance(net, HyperThumbModel) and isinstance(self.net, HyperThumbModel)):
             raise TrainingError(differ)
+        size, inner = (
+            min(getattr(net.config, name), getattr(self.net.config, name))
+            for name in ("decoder_channels", "decoder_inner")
+        )
+        if (size, inner) != (net.config.decoder_channels, net.config.decoder_inner):
+            net = shrink_decoder(net, size, inner, self.source.batch(0, SHRINK_CROPS))
         try:
             grow(self.net, net)
         except ModelError as error:
@@ -230,10 +266,23 @@ class Trainer:
         return c.learning_rate * factor * min(1.0, (self.step + 1) / max(1, c.warmup_steps))
 
     def _forward(
-        self, net: nn.Module, batch: Batch, level: Tensor, held: Held | None = None
+        self,
+        net: nn.Module,
+        batch: Batch,
+        level: Tensor,
+        held: Held | None = None,
+        taught: Tensor | None = None,
     ) -> tuple[Terms, Coded]:
         coded: Coded = net(batch.rgb, level, batch.gray, held)
-        return loss_terms(coded, batch, level, self.rate, self.config), coded
+        return loss_terms(coded, batch, level, self.rate, self.config, taught), coded
+
+    @torch.no_grad()
+    def _taught(self, batch: Batch, level: Tensor, held: Held | None) -> Tensor | None:
+        """What the teacher makes of these coefficients."""
+        if self._teacher is None:
+            return None
+        coded: Coded = self._teacher(batch.rgb, level, batch.gray, held)
+        return coded.hr.float()
 
     def _levels(self, size: int) -> Tensor:
         rng = np.random.default_rng([self.config.seed, self.step, self.rank, 7])
@@ -268,7 +317,8 @@ class Trainer:
         batch, level, held = self._crops()
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
-        terms, coded = self._forward(net, batch, level, held)
+        taught = self._taught(batch, level, held)
+        terms, coded = self._forward(net, batch, level, held, taught)
         if self.step % GAIN_EVERY == 0:
             self._measure_gain(coded, batch)
         self.optimiser.zero_grad(set_to_none=True)
