@@ -18,20 +18,28 @@ class TorchDecoder:
     """Runs windows of any size; FiLM is folded into the convolutions."""
 
     def __init__(
-        self, plain: PlainDecoder, conditions: Conditions, device: torch.device, *, eight_bit: bool
+        self,
+        plain: PlainDecoder,
+        conditions: Conditions,
+        device: torch.device,
+        *,
+        eight_bit: bool,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        """eight_bit: the output is uint8, else float32."""
-        self._plain, self._device, self._eight_bit = plain, device, eight_bit
+        """eight_bit: the output is uint8, else float32. dtype: of the feature maps; the thumbnail's pixels
+        and the levels stay float32.
+        """
+        self._plain, self._device, self._eight_bit, self._dtype = plain, device, eight_bit, dtype
         self._steps = conditions.steps
-        self._head = folded(plain.head, conditions.films[0])
+        self._head = ready(folded(plain.head, conditions.films[0]), dtype)
         pixels = plain.head_pixels * conditions.films[0][0][:, None, None, None]
-        self._head_pixels = pixels.contiguous(memory_format=torch.channels_last)
+        self._head_pixels = pixels.to(dtype, memory_format=torch.channels_last)
         self._blocks = [
-            (folded(a, film), ready(b))
+            (ready(folded(a, film), dtype), ready(b, dtype))
             for (a, b), film in zip(plain.blocks, conditions.films[1:], strict=True)
         ]
-        self._frequency = [ready(one) for one in plain.frequency]
-        self._out, self._up = ready(plain.out), plain.up.contiguous(memory_format=torch.channels_last)
+        self._frequency = [ready(one, dtype) for one in plain.frequency]
+        self._out, self._up = ready(plain.out, dtype), plain.up.contiguous(memory_format=torch.channels_last)
 
     def outputs(self, inputs: Iterable[NDArray[np.float32]]) -> Iterator[Array]:
         """As `backend_openvino.OpenVINODecoder.outputs`."""
@@ -43,15 +51,15 @@ class TorchDecoder:
         plain = self._plain
         x = x * self._steps
         pixels = shuffled((x @ plain.pixels.T)[None].permute(0, 3, 1, 2), plain.shuffle)
-        f = x.permute(2, 0, 1)[None]
+        f = x.permute(2, 0, 1)[None].to(self._dtype)
         for index, one in enumerate(self._frequency):
             f = conv(f if index == 0 else f.relu_(), one)
         h = conv(shuffled(f, plain.shuffle), self._head)
         del f
-        h += F.conv2d(pixels, self._head_pixels, padding=1)
+        h += F.conv2d(pixels.to(self._dtype), self._head_pixels, padding=1)
         for a, b in self._blocks:
             h += conv(conv(h, a).relu_(), b)
-        levels = conv(h, self._out)
+        levels = conv(h, self._out).float()
         del h
         levels += F.conv2d(framed(pixels, plain.unshuffle), self._up)
         if self._eight_bit:
@@ -59,14 +67,14 @@ class TorchDecoder:
         return levels[0].permute(1, 2, 0)
 
 
-def ready(one: Conv) -> Conv:
-    return Conv(one.weight.contiguous(memory_format=torch.channels_last), one.bias)
+def ready(one: Conv, dtype: torch.dtype) -> Conv:
+    return Conv(one.weight.to(dtype, memory_format=torch.channels_last), one.bias.to(dtype))
 
 
 def folded(one: Conv, film: Tensor) -> Conv:
     """Followed by a scale and a shift, (2, outputs)."""
     scale, shift = film
-    return ready(Conv(one.weight * scale[:, None, None, None], one.bias * scale + shift))
+    return Conv(one.weight * scale[:, None, None, None], one.bias * scale + shift)
 
 
 def conv(x: Tensor, one: Conv) -> Tensor:

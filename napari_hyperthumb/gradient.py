@@ -44,8 +44,8 @@ class DecoderGradient:
         )
 
     def _pair(self, one: Conv) -> _Pair:
-        cast = Conv(one.weight.to(self._dtype), one.bias.to(self._dtype))
-        return _Pair(ready(cast), _turned(cast.weight).contiguous(memory_format=torch.channels_last))
+        cast = ready(one, self._dtype)
+        return _Pair(cast, _turned(cast.weight).contiguous(memory_format=torch.channels_last))
 
     @torch.inference_mode()
     def __call__(

@@ -16,7 +16,7 @@ from .backend import Backend, pick_backend
 from .backend_torch import TorchDecoder
 from .bitstream import MAX_SIDE, STRIP, Metadata, read_jpeg, write_jpeg
 from .checkpoint import Model
-from .device import has_bfloat16, mixed_precision
+from .device import decoding_dtype, has_bfloat16, mixed_precision
 from .errors import ImageError
 from .gradient import DecoderGradient, PaperGradient
 from .jpeg import (
@@ -38,8 +38,10 @@ from .tiling import Span, Tile, tiles, windows
 
 TILE = 1024
 """HR pixels a side."""
-DECODER_TILE, HALF_TILE = 1536, 2048
-"""The same for the decoder, which takes less memory, and for one in half precision."""
+DECODER_TILE = 1536
+"""The same for the decoder, which takes less memory."""
+HALF_TILES = {2: 2048, 4: 2304}
+"""The same where it runs in half precision, by scale: at scale 4 there are fewer coefficients beside it."""
 GRADIENT_TILE = 832
 """The same where activations are kept for a gradient."""
 CACHE_BYTES = 400 * 2**20
@@ -516,7 +518,7 @@ def reconstruct(
     picture = out[top - rows[0] : bottom - rows[0], left - columns[0] : right - columns[0]]
     table = torch.from_numpy(tables).float()[None].to(device)
     padded = padded_shape(shape, block)
-    tile = tile or (HALF_TILE if chosen.half else DECODER_TILE)
+    tile = tile or (HALF_TILES[net.config.scale] if chosen.half else DECODER_TILE)
     with torch.inference_mode():
         if isinstance(net, PaperModel):
             decode, halo = net.tile_decoder(quantised[None], table)
@@ -560,7 +562,8 @@ def _outputs(
 
     inputs = (coefficients(part) for part in work)
     if chosen.name == "torch":
-        return TorchDecoder(plain, found, table.device, eight_bit=fmt.eight_bit).outputs(inputs)
+        dtype = decoding_dtype(table.device) if fmt.eight_bit else torch.float32
+        return TorchDecoder(plain, found, table.device, eight_bit=fmt.eight_bit, dtype=dtype).outputs(inputs)
     from .backend_openvino import OpenVINODecoder  # 0.2 s, and an extra
 
     rows, columns = work[0].rows, work[0].columns

@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import make_photo, tiny_net
 
-from napari_hyperthumb import decode, encode, load_model
+from napari_hyperthumb import backend as backend_module
+from napari_hyperthumb import decode, encode, load_model, pipeline
 from napari_hyperthumb.backend import SMALL, TOLERANCE, Backend, fineness, pick_backend
 from napari_hyperthumb.bitstream import _quantised, read_jpeg
 from napari_hyperthumb.checkpoint import BUNDLED, Model, load_checkpoint, save_checkpoint
+from napari_hyperthumb.device import decoding_dtype, has_bfloat16
 from napari_hyperthumb.errors import DependencyError, DeviceError, ModelError
 from napari_hyperthumb.int8 import MAX_LOSS, Int8, Rounded, int8_of, load_int8, save_int8
 from napari_hyperthumb.jpeg import dct_8x8, dequantise, quantise, three_planes, ycbcr_to_rgb
@@ -157,6 +159,40 @@ def test_eight_bits_are_close_but_not_the_same(with_int8):
     assert 0.1 < error < 0.1 * exact.std()
 
 
+def test_half_precision_is_for_pictures_of_eight_bits_and_a_level_off_at_most(lively, monkeypatch):
+    quantised = coefficients(False, 6, 6)
+    side = 6 * lively.net.config.block
+    arguments = (quantised, COARSE, (side, side))
+    formats = Format(), Format("uint16", (0.0, 9e4))
+    exact = {fmt: reconstruct(*arguments, fmt, lively, CPU) for fmt in formats}
+    assert decoding_dtype(CPU) == torch.float32 and decoding_dtype(torch.device("cuda")) == torch.float16
+    monkeypatch.setattr(pipeline, "decoding_dtype", lambda device: torch.float16)
+    eight, sixteen = ((fmt, reconstruct(*arguments, fmt, lively, CPU)) for fmt in formats)
+    off = np.abs(eight[1].astype(int) - exact[eight[0]])
+    assert off.max() == 1 and off.mean() < 0.2
+    np.testing.assert_array_equal(sixteen[1], exact[sixteen[0]])
+
+
+def test_bfloat16_beside_eight_bits_changes_less_than_they_do(with_int8, monkeypatch):
+    needs("openvino")
+    from napari_hyperthumb import backend_openvino
+
+    if not has_bfloat16(CPU):
+        pytest.skip("this CPU has no instructions for bfloat16")
+    side = 6 * with_int8.net.config.block
+    arguments = (coefficients(False, 6, 6), COARSE, (side, side), Format(), with_int8, CPU)
+    exact = reconstruct(*arguments, backend="torch").astype(float)
+
+    def rounded(half: bool) -> np.ndarray:
+        monkeypatch.setattr(backend_module, "has_bfloat16", lambda device: half)
+        backend_openvino._compiled.clear()
+        return reconstruct(*arguments, backend="openvino-int8").astype(float)
+
+    single, half = rounded(False), rounded(True)
+    lost, more = (np.sqrt(((a - b) ** 2).mean()) for a, b in ((single, exact), (half, single)))
+    assert 0 < more < lost
+
+
 def test_progress_is_reported_for_each_window_and_can_end_the_work(lively):
     needs("openvino")
     block, seen = lively.net.config.block, []
@@ -207,6 +243,14 @@ def test_windows_cover_the_region_once_in_one_shape(height, width, size, halo, d
     (top, bottom), (left, right) = spans
     assert (covered[top:bottom, left:right] == 1).all() and covered.sum() == (bottom - top) * (right - left)
     assert len({(t.rows.high - t.rows.low, t.columns.high - t.columns.low) for t in found}) == 1
+
+
+def test_windows_take_the_shape_that_leaves_least_to_do_twice():
+    found = windows((3456, 6144), 2048, 80, 16)
+    assert len(found) == 6
+    height, width = (span.high - span.low for span in (found[0].rows, found[0].columns))
+    assert (height, width) == (1808, 2160)
+    assert len(windows((64, 20_000), 2048, 80, 16)) == 1, "not by sides, by pixels"
 
 
 def test_reading_gives_the_coefficients_of_the_transform():

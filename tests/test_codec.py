@@ -16,7 +16,7 @@ from samples import make_photo
 from skimage import data as pictures
 
 import napari_hyperthumb
-from napari_hyperthumb import codec, decode, encode, info, load_model
+from napari_hyperthumb import codec, decode, encode, info, load_model, pipeline
 from napari_hyperthumb.bitstream import read_jpeg
 from napari_hyperthumb.checkpoint import Model
 from napari_hyperthumb.device import pick_device
@@ -493,7 +493,8 @@ def test_region_equals_the_crop_of_the_whole(wide, model, region):
 
 
 @pytest.mark.parametrize("region", [None, (slice(3, 38), slice(1001, 4995))])
-def test_parts_are_shown_as_they_come(models, region):
+def test_parts_are_shown_as_they_come(models, region, monkeypatch):
+    monkeypatch.setattr(pipeline, "DECODER_TILE", 256)
     photo = make_photo(40, 5001)
     data = encode(photo, level=0.0, model=models[2]).data
     seen, parts, done = np.zeros_like(photo if region is None else photo[region]), [], []
