@@ -8,7 +8,7 @@ input of it: OpenVINO fuses it with the rectifier behind it, and one compiled gr
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -25,6 +25,9 @@ from .model import STRIDE
 from .pixels import Array
 from .plain import Conditions, Conv, PlainDecoder
 
+IN_FLIGHT = 2
+"""Windows inside OpenVINO at once: one being worked on, one waiting or being copied out, which matters where
+there are many cores."""
 KEPT = 5_000_000
 """HR pixels, in all, of the windows whose compiled graphs are kept for the next picture of that size. Each
 holds on to the memory it works in."""
@@ -63,15 +66,36 @@ class OpenVINODecoder:
 
         What is yielded is valid until the next one is asked for.
         """
-        # One at a time: each keeps all threads busy, and a second one would need memory of its own.
+        free = [self._request() for _ in range(IN_FLIGHT)]
+        busy: deque[tuple[Any, NDArray[np.float32]]] = deque()  # with what OpenVINO reads from
+        try:
+            for x in inputs:
+                if not free:
+                    yield self._taken(busy[0][0])
+                    free.append(busy.popleft()[0])
+                request = free.pop()
+                whole = np.ascontiguousarray(x[None])
+                request.set_input_tensor(0, ov.Tensor(whole, shared_memory=True))
+                request.start_async()
+                busy.append((request, whole))
+            while busy:
+                yield self._taken(busy[0][0])
+                busy.popleft()
+        finally:  # cancelled: not before OpenVINO has done with its inputs
+            for request, _ in busy:
+                request.wait()
+
+    def _request(self) -> Any:
         request = self._compiled.create_infer_request()
         for index, values in enumerate(self._conditions):
             request.set_input_tensor(1 + index, ov.Tensor(values))
-        for x in inputs:
-            whole = np.ascontiguousarray(x[None])
-            request.set_input_tensor(0, ov.Tensor(whole, shared_memory=True))
-            request.infer()
-            yield request.get_output_tensor(0).data[0]
+        return request
+
+    @staticmethod
+    def _taken(request: Any) -> Array:
+        request.wait()
+        out: Array = request.get_output_tensor(0).data[0]
+        return out
 
 
 def _compile(
