@@ -30,7 +30,7 @@ IN_FLIGHT = 2
 there are many cores."""
 KEPT = 5_000_000
 """HR pixels, in all, of the windows whose compiled graphs are kept for the next picture of that size. Each
-holds on to the memory it works in."""
+holds on to the memory it works in; in half precision a pixel counts half."""
 Key = tuple[object, ...]
 Node = Any
 """OpenVINO's nodes carry no types."""
@@ -115,6 +115,7 @@ def _compile(
     }
     compiled = _core.compile_model(graph(plain, size, eight_bit=eight_bit, int8=chosen.int8), "CPU", options)
     pixels = size[0] * size[1] * (plain.shuffle * STRIDE) ** 2
+    pixels = pixels // 2 if chosen.half else pixels
     if key is not None and pixels <= KEPT:
         with _lock:
             _compiled[whole] = compiled, pixels

@@ -38,7 +38,7 @@ from .tiling import Span, Tile, tiles, windows
 
 TILE = 1024
 """HR pixels a side."""
-DECODER_TILE = 1536
+DECODER_TILE = 1408
 """The same for the decoder, which takes less memory."""
 HALF_TILES = {2: 2048, 4: 2304}
 """The same where it runs in half precision, by scale: at scale 4 there are fewer coefficients beside it."""
