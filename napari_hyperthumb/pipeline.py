@@ -38,10 +38,8 @@ from .tiling import Span, Tile, tiles, windows
 
 TILE = 1024
 """HR pixels a side."""
-DECODER_TILE = 1408
-"""The same for the decoder, which takes less memory."""
-HALF_TILES = {2: 2048, 4: 2304}
-"""The same where it runs in half precision, by scale: at scale 4 there are fewer coefficients beside it."""
+DECODER_TILE, HALF_TILE = 1408, 2048
+"""The same for the decoder, which takes less memory, and for one in half precision."""
 GRADIENT_TILE = 832
 """The same where activations are kept for a gradient."""
 CACHE_BYTES = 400 * 2**20
@@ -518,7 +516,7 @@ def reconstruct(
     picture = out[top - rows[0] : bottom - rows[0], left - columns[0] : right - columns[0]]
     table = torch.from_numpy(tables).float()[None].to(device)
     padded = padded_shape(shape, block)
-    tile = tile or (HALF_TILES[net.config.scale] if chosen.half else DECODER_TILE)
+    tile = tile or (HALF_TILE if chosen.half else DECODER_TILE)
     with torch.inference_mode():
         if isinstance(net, PaperModel):
             decode, halo = net.tile_decoder(quantised[None], table)
