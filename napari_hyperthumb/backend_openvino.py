@@ -114,8 +114,7 @@ def _compile(
         "ENABLE_CPU_PINNING": False,
     }
     compiled = _core.compile_model(graph(plain, size, eight_bit=eight_bit, int8=chosen.int8), "CPU", options)
-    pixels = size[0] * size[1] * (plain.shuffle * STRIDE) ** 2
-    pixels = pixels // 2 if chosen.half else pixels
+    pixels = size[0] * size[1] * (plain.shuffle * STRIDE) ** 2 // (2 if chosen.half else 1)
     if key is not None and pixels <= KEPT:
         with _lock:
             _compiled[whole] = compiled, pixels
@@ -130,7 +129,7 @@ def _compile(
 def condition_inputs(conditions: Conditions) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Inputs of the graph beside the coefficients: steps, and all scales and shifts in one row."""
     films = torch.cat([film.flatten() for film in conditions.films])
-    return conditions.steps.float().numpy(), films.float().numpy()
+    return conditions.steps.numpy(), films.numpy()
 
 
 def graph(

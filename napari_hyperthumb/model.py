@@ -76,16 +76,14 @@ class ModelConfig:
             "encoder_level_blocks",
             "decoder_channels",
             "decoder_blocks",
+            "decoder_hidden",
             "frequency_hidden",
             "frequency_channels",
             "predictor_hidden",
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or not 1 <= value <= 1024:
-                raise ModelError(f"{name} must be an integer from 1 to 1024, not {value!r}")
-        hidden = self.decoder_hidden
-        if not isinstance(hidden, int) or isinstance(hidden, bool) or not 0 <= hidden <= 1024:
-            raise ModelError(f"decoder_hidden must be an integer from 0 to 1024, not {hidden!r}")
+            value, least = getattr(self, name), 0 if name == "decoder_hidden" else 1
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 1024:
+                raise ModelError(f"{name} must be an integer from {least} to 1024, not {value!r}")
         if self.encoder_level_blocks > self.encoder_blocks:
             raise ModelError("encoder_level_blocks must be from 1 to encoder_blocks")
         if not 0 <= self.dead_zone < 0.5:

@@ -39,9 +39,10 @@ from .tiling import Span, Tile, tiles, windows
 TILE = 1024
 """HR pixels a side."""
 DECODER_TILE, HALF_TILE = 1408, 2048
-"""The same for the decoder, which takes less memory, and for one in half precision."""
+"""The same for the decoder, which takes less memory, and for one in half precision: windows keep about as
+many pixels as such a square, in any shape."""
 GRADIENT_TILE = 832
-"""The same where activations are kept for a gradient."""
+"""The same where activations are kept for a gradient, in windows too."""
 CACHE_BYTES = 400 * 2**20
 """Trunk features kept between levels; a larger image computes them again at every level."""
 STEP, MOMENTUM = 0.12, 0.8

@@ -4,7 +4,8 @@
 
 Default: all bundled weights. Rerun it after new weights (`make int8`): an int8 file of other weights is left
 unread. Calibrated with nncf on crops of training pictures (never of pictures one wants to report on) that our
-own encoder coded at rates from end to end. The loss against float32 is measured on other crops and written
+own encoder coded at rates from end to end. The loss against float32 is measured on other crops, as this CPU
+runs eight bits (with bfloat16 beside them where it has instructions for that), and written
 into the file with the finest tables for which it is small enough; where none are, the file is never chosen by
 itself. A minute or two for each.
 """

@@ -60,7 +60,7 @@ class CodedCrops:
         """Crops of one step on one process, their levels (N,) and coefficients."""
         rng = np.random.default_rng([self._seed, step, rank, 11])
         new = size if not self._pool else 1
-        if new > 1 or len(self._pool) < POOL // 4 or step % self._recode == 0:
+        if len(self._pool) < POOL // 4 or step % self._recode == 0:
             crops = self._source.batch(step, new, rank)
             for rgb, gray in zip(torch.split(crops.rgb, 1), torch.split(crops.gray, 1), strict=True):
                 self._pool.append(self._code(Batch(rgb, gray), float(rng.uniform(*LEVELS))))

@@ -63,8 +63,8 @@ def _put_blocks(new: nn.ModuleList, old: nn.ModuleList, ends: int) -> None:
             _put(block.b, source.b)
 
 
-SIZES = ("encoder_channels", "encoder_blocks", "encoder_level_blocks", "decoder_channels", "decoder_blocks",
-         "decoder_inner")  # fmt: skip
+TRUNKS = ("encoder_channels", "encoder_blocks", "encoder_level_blocks", "decoder_channels", "decoder_blocks")
+SIZES = (*TRUNKS, "decoder_hidden")
 """What may grow."""
 OBJECTIVE = ("rate_weight", "rate_slope", "thumbnail_weight", "thumbnail_fall")
 """What may change besides: the weights don't depend on it."""
@@ -76,10 +76,11 @@ def grow(new: HyperThumbModel, old: HyperThumbModel) -> None:
 
     Raises ModelError where something is smaller than it was, or differs in more than `SIZES`.
     """
-    shrunk = [name for name in SIZES if getattr(new.config, name) < getattr(old.config, name)]
+    measured = (*TRUNKS, "decoder_inner")  # decoder_hidden may be 0, which stands for another number
+    shrunk = [name for name in measured if getattr(new.config, name) < getattr(old.config, name)]
     if shrunk:
         raise ModelError(f"{', '.join(shrunk)} can't be smaller than before")
-    may = {name: getattr(new.config, name) for name in (*SIZES[:-1], "decoder_hidden", *OBJECTIVE)}
+    may = {name: getattr(new.config, name) for name in (*SIZES, *OBJECTIVE)}
     if dataclasses.replace(old.config, **may) != new.config:
         raise ModelError(f"only {', '.join(SIZES)} may differ")
     for network, first in ((new.encoder, old.encoder), (new.decoder, old.decoder)):

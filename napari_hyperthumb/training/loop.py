@@ -177,7 +177,7 @@ class Trainer:
     def _start_from(self, start: str | Path) -> None:
         net = load_checkpoint(start).net
         if self.config.distilled and isinstance(net, HyperThumbModel):
-            self._teacher = copy.deepcopy(net).requires_grad_(False)
+            self._teacher = net  # only read from below
         if net.config == self.config.model:
             self.net.load_state_dict(net.state_dict())
             return
