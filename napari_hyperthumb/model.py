@@ -42,6 +42,21 @@ UNIT = 128.0
 LEVELS = (-1.0, 1.0)
 
 
+class Passes(NamedTuple):
+    """Forwards and backwards through the decoder, for every file."""
+
+    descents: int
+    """Before coefficients are rounded."""
+    settling: int
+    """While that happens."""
+    rounds: int
+    """Of moves. 0: none of the three."""
+
+
+MOST_PASSES = 64
+"""Of each kind."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """What builds a model; stored in the header of its weights."""
@@ -66,6 +81,10 @@ class ModelConfig:
     """Of the thumbnail's squared error beside the image's, where coefficients are chosen (module `moves`)."""
     thumbnail_fall: float = 0.0
     """How fast that falls above level 0: by its exponential in a level."""
+    descents: int = 1
+    settling: int = 4
+    rounds: int = 5
+    """See `Passes`."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.scale, int) or self.scale not in (2, 4):
@@ -84,6 +103,10 @@ class ModelConfig:
             value, least = getattr(self, name), 0 if name == "decoder_hidden" else 1
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 1024:
                 raise ModelError(f"{name} must be an integer from {least} to 1024, not {value!r}")
+        for name in Passes._fields:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_PASSES:
+                raise ModelError(f"{name} must be an integer from 0 to {MOST_PASSES}, not {value!r}")
         if self.encoder_level_blocks > self.encoder_blocks:
             raise ModelError("encoder_level_blocks must be from 1 to encoder_blocks")
         if not 0 <= self.dead_zone < 0.5:
@@ -379,8 +402,6 @@ class HyperThumbModel(nn.Module):
     """Encoder, quantisation predictor and decoder, trained together."""
 
     gain: Tensor
-    DESCENTS, SETTLING, ROUNDS = 1, 4, 5
-    """Passes that every file gets: before coefficients are rounded, while that happens, and of moves."""
     mixed: torch.dtype | None = None
     """Of the encoder's and decoder's layers in training; tables, DCT and what is left are float32 always."""
 
@@ -391,6 +412,12 @@ class HyperThumbModel(nn.Module):
         self.predictor = QuantisationPredictor(config)
         self.decoder = FrequencyAwareDecoder(config)
         self.register_buffer("gain", torch.full((3, COEFFICIENTS), float(config.scale**2)))
+
+    @property
+    def passes(self) -> Passes:
+        """That every file gets."""
+        c = self.config
+        return Passes(c.descents, c.settling, c.rounds)
 
     def bit_price(self, level: Tensor) -> Tensor:
         """Squared error, averaged over pixels and colours, that one bit a pixel is worth at levels (N,)."""

@@ -42,7 +42,7 @@ from .jpeg import (
     steps,
     ycbcr_to_rgb,
 )
-from .model import STRIDE, Coded, as_gray, bicubic_down, integer_tables, planes_kept, whole
+from .model import STRIDE, Coded, Passes, as_gray, bicubic_down, integer_tables, planes_kept, whole
 from .paper_layers import EDSR, ENCODER_SLOPE, BlockMLP, DenseBlock, Down, Up, conv3
 from .tiling import Tile, tiles
 
@@ -266,7 +266,7 @@ def _with_noise(x: Tensor) -> Tensor:
 class PaperModel(nn.Module):
     """The published encoder, table predictor and decoder behind the interface of `HyperThumbModel`."""
 
-    DESCENTS, SETTLING, ROUNDS = 0, 0, 0
+    passes = Passes(0, 0, 0)
     """Published files are rounded, no more."""
     BIT_PRICE = 120.0
     mixed: torch.dtype | None = None

@@ -224,10 +224,10 @@ class PreparedImage:
     ) -> tuple[Tensor, NDArray[np.int64]]:
         """What the file at a level holds: coefficients (C, 64, h, w) and tables (2, 64); see `code`."""
         tables = self.tables(level)
-        rounds = self.net.ROUNDS if rounds is None else rounds
+        rounds = self.net.passes.rounds if rounds is None else rounds
         if not rounds:
             return self.quantised(level, tables, report), tables
-        before = self.net.DESCENTS + self.net.SETTLING
+        before = sum(self.net.passes[:2])
         passes = before + rounds
         quantised = self.descended(level, tables, part_of(report, 0.0, before / passes))
         for index in range(rounds):
@@ -351,8 +351,8 @@ class PreparedImage:
         to a whole number first, so that the others make up for it; None: the model's own number. going:
         asked before each step.
         """
-        count = self.net.DESCENTS if count is None else count
-        settling = self.net.SETTLING if settling is None else settling
+        count = self.net.passes.descents if count is None else count
+        settling = self.net.passes.settling if settling is None else settling
         passes = 1 + 3 * (count + settling)
         price = float(self.net.bit_price(torch.tensor(level)))
         at = ahead = best = self.scaled(level, tables, part_of(report, 0.0, 1 / passes))

@@ -128,13 +128,13 @@ def _before_the_last_round(
     """
     quantised = prepared.descended(plain.level, plain.tables, next(reports))
     state = State.at(prepared, plain.level, plain.tables, quantised, next(reports))
-    *_, last = rounds_towards(nbytes, state, prepared.net.ROUNDS - 1, reports)
+    *_, last = rounds_towards(nbytes, state, prepared.net.passes.rounds - 1, reports)
     return last
 
 
 def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidate:
     reports = _trial_reports(report)
-    rounds = prepared.net.ROUNDS
+    rounds = prepared.net.passes.rounds
     if rounds:
         try:
             plain = _plain_for_bytes(prepared, SAVED[prepared.model.scale] * wanted, reports)
@@ -214,7 +214,7 @@ def _fit_psnr(state: State, wanted: float) -> Coding | None:
 
 def _for_psnr(prepared: PreparedImage, wanted: float, report: Report) -> Candidate:
     reports = _trial_reports(report)
-    rounds, start = prepared.net.ROUNDS, 0.0
+    rounds, start = prepared.net.passes.rounds, 0.0
     if rounds:  # plain files first: they are quickly made
         plain = _search_psnr(prepared, wanted - GAINED, reports, rounds=0)
         nearest = min(plain, key=lambda trial: abs(trial.value + GAINED - wanted))

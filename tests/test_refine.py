@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from napari_hyperthumb import RateError, decode, encode
 from napari_hyperthumb.codec import model_for
 from napari_hyperthumb.jpeg import dct_8x8, dequantise, ycbcr_to_rgb
 from napari_hyperthumb.metrics import psnr
+from napari_hyperthumb.model import Passes
 from napari_hyperthumb.moves import count_bits
 from napari_hyperthumb.pipeline import PreparedImage
 from napari_hyperthumb.pixels import check_image
@@ -153,6 +156,19 @@ def test_settled_coefficients_lose_less_than_ones_rounded_at_once():
         return error_of(prepared, quantised, tables) + weight * float(count_bits(quantised[None]))
 
     assert objective(8) < 0.995 * objective(0)
+
+
+@pytest.mark.parametrize(("passes", "measured"), [((1, 2, 3), 6), ((2, 0, 1), 3), ((4, 4, 0), 0)])
+def test_weights_say_how_many_passes_their_files_get(photo, models, monkeypatch, passes, measured):
+    net = models[2].net
+    settings = dict(zip(Passes._fields, passes, strict=True))
+    monkeypatch.setattr(net, "config", dataclasses.replace(net.config, **settings))
+    array, fmt = check_image(photo)
+    prepared = PreparedImage(array, fmt, models[2], torch.device("cpu"))
+    seen, measure = [], prepared.error_gradient
+    monkeypatch.setattr(prepared, "error_gradient", lambda *a: seen.append(a) or measure(*a))
+    prepared.code(0.0)
+    assert net.passes == passes and len(seen) == measured
 
 
 def test_a_round_of_moves_lowers_what_it_is_to_lower(prepared, start):

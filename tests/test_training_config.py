@@ -124,6 +124,8 @@ def test_unknown_settings_and_wrong_types_are_named(changes, named):
         ({"distilled": 1.0}, "trained: decoder"),
         ({"trained": "decoder", "distilled": 1.0, "distortion": "l1"}, "distortion: mse"),
         ({"model": {"scale": 2, "decoder_hidden": -1}}, "decoder_hidden"),
+        ({"model": {"scale": 2, "settling": 65}}, "settling must be an integer from 0 to 64, not 65"),
+        ({"model": {"scale": 2, "rounds": -1}}, "rounds must be"),
         ({"rate": "arithmetic"}, "rate"),
         ({"adam_beta2": 1}, "adam_beta2"),
         ({"architecture": "unet"}, "architecture must be one of hyperthumb, paper"),

@@ -40,6 +40,7 @@ SIZES = [
     {"decoder_hidden": 11},
     {"decoder_channels": 12, "decoder_hidden": 9, "decoder_blocks": 2},
     {"decoder_blocks": 3},
+    {"decoder_blocks": 3, "settling": 6, "rounds": 7},
     {
         "encoder_channels": 16, "encoder_blocks": 3, "encoder_level_blocks": 2,
         "decoder_channels": 16, "decoder_blocks": 2,
