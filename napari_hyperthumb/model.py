@@ -48,7 +48,7 @@ class Passes(NamedTuple):
     descents: int
     """Before coefficients are rounded."""
     settling: int
-    """While that happens."""
+    """While that happens; not without descents."""
     rounds: int
     """Of moves. 0: none of the three."""
 
@@ -99,14 +99,13 @@ class ModelConfig:
             "frequency_hidden",
             "frequency_channels",
             "predictor_hidden",
+            *Passes._fields,
         ):
-            value, least = getattr(self, name), 0 if name == "decoder_hidden" else 1
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 1024:
-                raise ModelError(f"{name} must be an integer from {least} to 1024, not {value!r}")
-        for name in Passes._fields:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_PASSES:
-                raise ModelError(f"{name} must be an integer from 0 to {MOST_PASSES}, not {value!r}")
+            value, counted = getattr(self, name), name in Passes._fields
+            least = 0 if counted or name == "decoder_hidden" else 1
+            most = MOST_PASSES if counted else 1024
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise ModelError(f"{name} must be an integer from {least} to {most}, not {value!r}")
         if self.encoder_level_blocks > self.encoder_blocks:
             raise ModelError("encoder_level_blocks must be from 1 to encoder_blocks")
         if not 0 <= self.dead_zone < 0.5:

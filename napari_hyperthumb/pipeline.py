@@ -224,10 +224,11 @@ class PreparedImage:
     ) -> tuple[Tensor, NDArray[np.int64]]:
         """What the file at a level holds: coefficients (C, 64, h, w) and tables (2, 64); see `code`."""
         tables = self.tables(level)
-        rounds = self.net.passes.rounds if rounds is None else rounds
+        descents, settling, own = self.net.passes
+        rounds = own if rounds is None else rounds
         if not rounds:
             return self.quantised(level, tables, report), tables
-        before = sum(self.net.passes[:2])
+        before = descents + settling
         passes = before + rounds
         quantised = self.descended(level, tables, part_of(report, 0.0, before / passes))
         for index in range(rounds):

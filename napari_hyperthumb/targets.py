@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import count
+from itertools import chain, count
 
 from .errors import RateError
 from .metrics import mse, psnr_from_mse
@@ -128,8 +129,8 @@ def _before_the_last_round(
     """
     quantised = prepared.descended(plain.level, plain.tables, next(reports))
     state = State.at(prepared, plain.level, plain.tables, quantised, next(reports))
-    *_, last = rounds_towards(nbytes, state, prepared.net.passes.rounds - 1, reports)
-    return last
+    rounds = rounds_towards(nbytes, state, prepared.net.passes.rounds - 1, reports)
+    return deque(chain([(state, 1.0)], rounds), maxlen=1).pop()
 
 
 def _for_bytes(prepared: PreparedImage, wanted: int, report: Report) -> Candidate:

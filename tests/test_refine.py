@@ -171,6 +171,20 @@ def test_weights_say_how_many_passes_their_files_get(photo, models, monkeypatch,
     assert net.passes == passes and len(seen) == measured
 
 
+@pytest.mark.parametrize("target", ["nbytes", "psnr"])
+def test_one_round_is_enough_to_meet_a_target(photo, models, monkeypatch, target):
+    model = models[2]
+    monkeypatch.setattr(model.net, "config", dataclasses.replace(model.net.config, rounds=1))
+    thumbnail = encode(photo, model=model, level=0.0)
+    reached = psnr(photo, decode(thumbnail.data, model=model))
+    wanted = thumbnail.nbytes if target == "nbytes" else reached
+    met = encode(photo, model=model, **{target: wanted})
+    if target == "nbytes":
+        assert 0.9 * wanted < met.nbytes <= wanted
+    else:
+        assert psnr(photo, decode(met.data, model=model)) >= wanted
+
+
 def test_a_round_of_moves_lowers_what_it_is_to_lower(prepared, start):
     weight = float(prepared.net.config.trade_off(torch.tensor([0.0])))
 
