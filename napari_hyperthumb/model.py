@@ -43,7 +43,7 @@ LEVELS = (-1.0, 1.0)
 
 
 class Passes(NamedTuple):
-    """Forwards and backwards through the decoder, for every file."""
+    """Forwards and backwards through the decoder for one file."""
 
     descents: int
     """Before coefficients are rounded."""
@@ -53,6 +53,10 @@ class Passes(NamedTuple):
     """Of moves. 0: none of the three."""
 
 
+BEST = Passes(24, 32, 8)
+"""With effort "best", where weights don't say otherwise."""
+PASSES = (*Passes._fields, *(f"best_{name}" for name in Passes._fields))
+"""Settings that count them."""
 MOST_PASSES = 64
 """Of each kind."""
 
@@ -84,7 +88,11 @@ class ModelConfig:
     descents: int = 1
     settling: int = 4
     rounds: int = 5
-    """See `Passes`."""
+    """That every file gets: see `Passes`. A decoder that gains less from each may get more of them."""
+    best_descents: int = BEST.descents
+    best_settling: int = BEST.settling
+    best_rounds: int = BEST.rounds
+    """The same with effort "best"."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.scale, int) or self.scale not in (2, 4):
@@ -99,9 +107,9 @@ class ModelConfig:
             "frequency_hidden",
             "frequency_channels",
             "predictor_hidden",
-            *Passes._fields,
+            *PASSES,
         ):
-            value, counted = getattr(self, name), name in Passes._fields
+            value, counted = getattr(self, name), name in PASSES
             least = 0 if counted or name == "decoder_hidden" else 1
             most = MOST_PASSES if counted else 1024
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
@@ -417,6 +425,12 @@ class HyperThumbModel(nn.Module):
         """That every file gets."""
         c = self.config
         return Passes(c.descents, c.settling, c.rounds)
+
+    @property
+    def best_passes(self) -> Passes:
+        """Those of effort "best"."""
+        c = self.config
+        return Passes(c.best_descents, c.best_settling, c.best_rounds)
 
     def bit_price(self, level: Tensor) -> Tensor:
         """Squared error, averaged over pixels and colours, that one bit a pixel is worth at levels (N,)."""

@@ -42,7 +42,7 @@ from .jpeg import (
     steps,
     ycbcr_to_rgb,
 )
-from .model import STRIDE, Coded, Passes, as_gray, bicubic_down, integer_tables, planes_kept, whole
+from .model import BEST, STRIDE, Coded, Passes, as_gray, bicubic_down, integer_tables, planes_kept, whole
 from .paper_layers import EDSR, ENCODER_SLOPE, BlockMLP, DenseBlock, Down, Up, conv3
 from .tiling import Tile, tiles
 
@@ -268,6 +268,7 @@ class PaperModel(nn.Module):
 
     passes = Passes(0, 0, 0)
     """Published files are rounded, no more."""
+    best_passes = BEST
     BIT_PRICE = 120.0
     mixed: torch.dtype | None = None
     """As in `HyperThumbModel`."""

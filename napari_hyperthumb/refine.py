@@ -20,7 +20,6 @@ from torch import Tensor
 from .moves import DECAY, Offers, count_bits
 from .pipeline import Coding, PreparedImage, Report, no_report, part_of
 
-DESCENTS, SETTLING, ROUNDS = 24, 32, 8
 SAVING = 0.05
 """Share of the bytes that refinement saves: it begins so much above the wanted size."""
 POWER, MOST = 12, 3.0
@@ -132,8 +131,9 @@ def refine(
     still be above nbytes when it is too far from what the level gives: the caller compares.
     """
     until = time.monotonic() + seconds
-    before = DESCENTS + SETTLING
-    passes = before + ROUNDS + 2
+    descents, settling, count = prepared.net.best_passes
+    before = descents + settling
+    passes = before + count + 2
 
     def going() -> bool:
         return time.monotonic() < until
@@ -144,14 +144,14 @@ def refine(
     quantised = prepared.descended(
         level,
         tables,
-        count=DESCENTS,
-        settling=SETTLING,
+        count=descents,
+        settling=settling,
         going=going,
         report=lambda done: report(done * before / passes),
     )
     state, weight = State.at(prepared, level, tables, quantised), 1.0
-    reports = (part_of(report, (before + at) / passes, (before + at + 1) / passes) for at in range(ROUNDS))
-    rounds = rounds_towards(nbytes, state, ROUNDS, reports)
+    reports = (part_of(report, (before + at) / passes, (before + at + 1) / passes) for at in range(count))
+    rounds = rounds_towards(nbytes, state, count, reports)
     while going() and (moved := next(rounds, None)):
         state, weight = moved
     coding = fit_bytes(state, nbytes, weight=weight) if nbytes is not None else None

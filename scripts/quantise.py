@@ -120,13 +120,11 @@ def _rounded(network: Any) -> Iterator[tuple[str, Rounded]]:
 
 
 def pixels(
-    plain: PlainDecoder, found: Conditions, quantised: NDArray[np.float32], int8: Int8 | None
+    plain: PlainDecoder, found: Conditions, quantised: NDArray[np.float32], chosen: Backend, digest: str
 ) -> NDArray[np.float64]:
     """What 8-bit output decodes to, (H, W, 3)."""
     size = (quantised.shape[0], quantised.shape[1])
-    key = ("quantise", plain.shuffle)
-    chosen = Backend("openvino-int8" if int8 else "openvino", int8)
-    decoder = OpenVINODecoder(plain, found, size, chosen, eight_bit=True, key=key)
+    decoder = OpenVINODecoder(plain, found, size, chosen, eight_bit=True, key=(digest,))
     (out,) = decoder.outputs([quantised])
     height, width = out.shape[:2]
     blocks = out.reshape(height, width, STRIDE, STRIDE, 3).swapaxes(1, 2)
@@ -135,11 +133,13 @@ def pixels(
 
 def measured(plain: PlainDecoder, held_out: Sequence[Sample], int8: Int8) -> Int8:
     """With its loss, and the finest tables for which it is small enough."""
+    backends = Backend("openvino"), Backend("openvino-int8", int8)
     lost: dict[float, list[float]] = {level: [] for level in LEVELS}
     steps: dict[float, list[float]] = {level: [] for level in LEVELS}
     for level, found, coefficients, crop in held_out:
         exact, rounded = (
-            float(((pixels(plain, found, coefficients, bits) - crop) ** 2).mean()) for bits in (None, int8)
+            float(((pixels(plain, found, coefficients, chosen, int8.digest) - crop) ** 2).mean())
+            for chosen in backends
         )
         lost[level].append(10 * np.log10(rounded / exact))
         steps[level].append(float(found.steps[:COEFFICIENTS].mul(UNIT).log().mean()))

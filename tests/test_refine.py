@@ -171,6 +171,18 @@ def test_weights_say_how_many_passes_their_files_get(photo, models, monkeypatch,
     assert net.passes == passes and len(seen) == measured
 
 
+def test_weights_say_how_many_passes_best_makes(photo, models, monkeypatch):
+    net = models[2].net
+    settings = {"best_descents": 2, "best_settling": 1, "best_rounds": 3}
+    monkeypatch.setattr(net, "config", dataclasses.replace(net.config, **settings))
+    array, fmt = check_image(photo)
+    prepared = PreparedImage(array, fmt, models[2], torch.device("cpu"))
+    seen, measure = [], prepared.error_gradient
+    monkeypatch.setattr(prepared, "error_gradient", lambda *a: seen.append(a) or measure(*a))
+    refine(prepared, 0.0)
+    assert net.best_passes == (2, 1, 3) and len(seen) == 2 + 1 + 1 + 3
+
+
 @pytest.mark.parametrize("target", ["nbytes", "psnr"])
 def test_one_round_is_enough_to_meet_a_target(photo, models, monkeypatch, target):
     model = models[2]

@@ -11,7 +11,7 @@ from ..checkpoint import ARCHITECTURES, OURS, PAPER, Config
 from ..errors import DependencyError, ModelError, TrainingError
 
 PARTS = ("all", "decoder")
-DISTORTIONS = ("mse", "charbonnier", "l1", "published")
+DISTORTIONS = ("mse", "log-mse", "charbonnier", "l1", "published")
 PRECISIONS = ("auto", "float32", "bfloat16")
 RATES = ("huffman", "nonzero", "entropy-bottleneck")
 
@@ -24,6 +24,8 @@ class TrainingConfig:
     ``mu = model.trade_off(level)``; D is `distortion` in 8-bit levels, hr the
     reconstruction against the original, lr the thumbnail as a viewer shows it against the bicubic
     one. With "mse" the normaliser is ``sqrt(mu)``, which lets every level pull alike; otherwise 1.
+    "log-mse" is what stands in the brackets in dB, ``10 * log10((...))`` with mean squares, so every image
+    pulls alike too: what a mean of PSNRs asks for.
     "published" is the authors': samples of 0 .. 1, absolute error for hr, squared error for lr.
     """
 

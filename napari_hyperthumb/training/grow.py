@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ..model import FiLM, HyperThumbModel, Passes, ResidualBlock
+from ..model import PASSES, FiLM, HyperThumbModel, ResidualBlock
 
 
 def _put(new: nn.Module, old: nn.Module) -> None:
@@ -66,7 +66,7 @@ def _put_blocks(new: nn.ModuleList, old: nn.ModuleList, ends: int) -> None:
 TRUNKS = ("encoder_channels", "encoder_blocks", "encoder_level_blocks", "decoder_channels", "decoder_blocks")
 SIZES = (*TRUNKS, "decoder_hidden")
 """What may grow."""
-OBJECTIVE = ("rate_weight", "rate_slope", "thumbnail_weight", "thumbnail_fall", *Passes._fields)
+OBJECTIVE = ("rate_weight", "rate_slope", "thumbnail_weight", "thumbnail_fall", *PASSES)
 """What may change besides: the weights don't depend on it."""
 
 

@@ -101,6 +101,8 @@ def loss_terms(
         if taught is not None:
             far = torch.lerp(mse, _mean_square(coded.hr.float() - taught), config.distilled)
         loss = (far + mu * bpp + guidance * lr_mse) / mu.sqrt().clamp_min(1e-6)
+    elif config.distortion == "log-mse":
+        loss = 10 * torch.log10((mse + mu * bpp + guidance * lr_mse).clamp_min(1e-3))
     elif config.distortion == "published":
         loss = hr_error.abs().mean((1, 2, 3)) / 255 + mu * bpp + guidance * lr_mse / 255**2
     else:
@@ -310,7 +312,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.config.seed + self.step)
         keep = planes_kept(coded.lr.detach(), batch.gray)
         now = self.ema.measured_gain(coded.quantised.detach(), coded.tables, batch.rgb, keep, generator)
-        self.net.gain.lerp_(now.float(), GAIN_SHARE)
+        there = keep.sum((0, 2, 3)) > 0  # planes that any of these files has
+        self.net.gain[there] = self.net.gain[there].lerp(now.float()[there], GAIN_SHARE)
 
     def train_step(self, net: nn.Module) -> Terms:
         """One update. Raises TrainingError, with the weights as they were, when it isn't finite."""
@@ -319,7 +322,9 @@ class Trainer:
             group["lr"] = self._learning_rate()
         taught = self._taught(batch, level, held)
         terms, coded = self._forward(net, batch, level, held, taught)
-        if self.step % GAIN_EVERY == 0:
+        # Not where passes code the crops: they take longer steps where the gain is low, too long ones spoil
+        # the coefficients, and a decoder that learns to ignore those has a lower gain still.
+        if self.step % GAIN_EVERY == 0 and self._coded is None:
             self._measure_gain(coded, batch)
         self.optimiser.zero_grad(set_to_none=True)
         terms.loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
