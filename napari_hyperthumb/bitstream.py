@@ -79,7 +79,7 @@ class Contents:
     """What a JPEG file holds."""
 
     quantised: Tensor
-    """Whole numbers as float32 (C, 64, h/8, w/8), natural order; C is 1 (gray) or 3."""
+    """int16 (C, 64, h/8, w/8), natural order; C is 1 (gray) or 3."""
     tables: NDArray[np.int64]
     """(2, 64), luma and chroma; a gray file has luma twice."""
     size: tuple[int, int]
@@ -336,10 +336,10 @@ def _quantised(samples: Tensor, table: Tensor) -> Tensor:
     basis = dct_8x8(torch.eye(COEFFICIENTS).reshape(COEFFICIENTS, 1, BLOCK, BLOCK)).reshape(COEFFICIENTS, -1)
     gray = 128 * basis.sum(0)
     step = steps(table, channels).reshape(channels, COEFFICIENTS)
-    out = torch.empty((*blocks.shape[:2], channels, COEFFICIENTS))
+    out = torch.empty((*blocks.shape[:2], channels, COEFFICIENTS), dtype=torch.int16)
     for strip, part in zip(torch.split(blocks, CACHED_ROWS), torch.split(out, CACHED_ROWS), strict=True):
-        torch.matmul(strip.flatten(3).float(), basis, out=part)
-        part.sub_(gray).div_(step).round_()
+        found = torch.matmul(strip.flatten(3).float(), basis)
+        part.copy_(found.sub_(gray).div_(step).round_())
     return out.permute(2, 3, 0, 1)
 
 
@@ -427,6 +427,6 @@ def _read_torchjpeg(data: bytes, components: int) -> tuple[Tensor, NDArray[np.in
     if any(part.shape[1:] != luma.shape[1:] for part in parts) or components not in (1, 3):
         raise HyperThumbError("torchjpeg reads 4:4:4 and gray files only")
     grid = torch.cat(parts)  # (C, h, w, 8, 8)
-    quantised = grid.flatten(3).permute(0, 3, 1, 2).float()
+    quantised = grid.flatten(3).permute(0, 3, 1, 2).short()
     tables = found.reshape(found.shape[0], COEFFICIENTS).long().numpy()
     return quantised, np.stack([tables[0], tables[min(1, len(tables) - 1)]])

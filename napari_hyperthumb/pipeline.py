@@ -38,7 +38,7 @@ from .tiling import Span, Tile, tiles, windows
 
 TILE = 1024
 """HR pixels a side."""
-DECODER_TILE, HALF_TILE = 1408, 2048
+DECODER_TILE, HALF_TILE = 1408, 2400
 """The same for the decoder, which takes less memory, and for one in half precision: windows keep about as
 many pixels as such a square, in any shape."""
 GRADIENT_TILE = 832
@@ -557,7 +557,8 @@ def _outputs(
 
     def coefficients(part: Tile) -> NDArray[np.float32]:
         cut = quantised[:, :, part.rows.outer(block), part.columns.outer(block)]
-        out: NDArray[np.float32] = cut.permute(2, 3, 0, 1).flatten(2).contiguous().numpy()  # (h, w, C * 64)
+        # (h, w, C * 64)
+        out: NDArray[np.float32] = cut.permute(2, 3, 0, 1).flatten(2).float().contiguous().numpy()
         return out
 
     inputs = (coefficients(part) for part in work)

@@ -69,7 +69,7 @@ def ms_ssim(a: Array, b: Array, peak: float) -> float:
 
 
 def _estimate(data: bytes) -> float:
-    quantised = read_jpeg(data).quantised
+    quantised = read_jpeg(data).quantised.float()
     gray = torch.tensor([quantised.shape[0] == 1])
     if quantised.shape[0] == 1:
         quantised = torch.cat([quantised, torch.zeros_like(quantised), torch.zeros_like(quantised)])
