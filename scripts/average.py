@@ -23,7 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("out", type=Path)
     parser.add_argument("weights", nargs="+", type=Path)
-    parser.add_argument("--config", type=Path, required=True, help="of the last run, as for `hyperthumb train`")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="of the last run, as for `hyperthumb train`"
+    )
     options = parser.parse_args(arguments)
     try:
         config = load_config(options.config)
