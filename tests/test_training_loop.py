@@ -207,12 +207,13 @@ def test_the_last_phase_trains_the_decoder_alone_on_what_files_hold(source, tmp_
     assert len({float(level) for _, level, *_ in decoded}) <= 4, "one new crop at each step, the others again"
 
 
-def test_gray_crops_say_nothing_of_the_gain_of_colours(source, tmp_path):
-    trainer = Trainer(config(gray=1.0), source, tmp_path)
+def test_gray_crops_say_nothing_of_the_gain_of_colours(pictures, tmp_path):
+    trainer = Trainer(config(), CropSource([pictures], patch=32, gray=1.0), tmp_path)
     before = trainer.net.gain.clone()
     trainer.train_step(trainer.net)
     assert torch.equal(trainer.net.gain[1:], before[1:])
     assert (trainer.net.gain[0] != before[0]).any()
+    assert not trainer.net.gain.requires_grad
 
 
 def test_a_smaller_decoder_learns_from_the_larger_one_it_came_from(source, tmp_path):

@@ -306,6 +306,7 @@ class Trainer:
         rgb = batch.rgb.to(self.device, memory_format=torch.channels_last)
         return Batch(rgb, batch.gray.to(self.device))
 
+    @torch.no_grad()
     def _measure_gain(self, coded: Coded, batch: Batch) -> None:
         if not (isinstance(self.net, HyperThumbModel) and isinstance(self.ema, HyperThumbModel)):
             return
