@@ -28,7 +28,7 @@ from .plain import Conditions, Conv, PlainDecoder
 IN_FLIGHT = 2
 """Windows inside OpenVINO at once: one being worked on, one waiting or being copied out, which matters where
 there are many cores."""
-KEPT = 5_000_000
+KEPT = 6_000_000
 """HR pixels, in all, of the windows whose compiled graphs are kept for the next picture of that size. Each
 holds on to the memory it works in; in half precision a pixel counts half."""
 Key = tuple[object, ...]
