@@ -31,6 +31,9 @@ def train_command(
     ] = None,
     scale: Annotated[int, typer.Option(help="2 or 4, without --config.")] = 2,
     start: Annotated[str | None, typer.Option(help="Weights to begin from: a file, ht-x2 or ht-x4.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Weights to learn from (distilled). Default: those of --start.")
+    ] = None,
     share: Annotated[
         list[float] | None, typer.Option(help="Share of the crops from each folder, in their order.")
     ] = None,
@@ -74,8 +77,10 @@ def train_command(
             memory_bytes=settings.memory_mb * 2**20,
             skipped=lambda line: _err.print(line, markup=False),
         )
-        begin = bundled_path(start) if start and start in BUNDLED.values() else start
-        trainer = Trainer(settings, source, output, start=begin, device=device)
+        begin, larger = (
+            bundled_path(name) if name and name in BUNDLED.values() else name for name in (start, teacher)
+        )
+        trainer = Trainer(settings, source, output, start=begin, teacher=larger, device=device)
     except HyperThumbError as error:
         raise _stop(error) from error
     if trainer.rank:

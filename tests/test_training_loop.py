@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from samples import make_photo, tiny_config, tiny_net
 
 from napari_hyperthumb.bitstream import read_jpeg
-from napari_hyperthumb.checkpoint import Model, build, load_checkpoint, save_checkpoint
+from napari_hyperthumb.checkpoint import Model, build, bundled_path, load_checkpoint, save_checkpoint
 from napari_hyperthumb.errors import DependencyError, ModelError, TrainingError
 from napari_hyperthumb.pipeline import PreparedImage
 from napari_hyperthumb.pixels import check_image
@@ -239,6 +239,11 @@ def test_a_smaller_decoder_learns_from_the_larger_one_it_came_from(source, tmp_p
     assert seen[: len(seen) - 12 * 3] == [0, 3, 6], "validation codes 12 crops at three levels"
     with pytest.raises(TrainingError, match="--start"):
         Trainer(settings, source, tmp_path / "other")
+    small = tmp_path / "run" / "weights.safetensors"
+    again = Trainer(settings, source, tmp_path / "again", start=small, teacher=tmp_path / "large.safetensors")
+    torch.testing.assert_close(again._taught(batch, level, held), taught)
+    with pytest.raises(TrainingError, match="same scale"):
+        Trainer(settings, source, tmp_path / "other", start=small, teacher=bundled_path("ht-x4"))
 
 
 def test_guidance_falls_above_level_0(source, tmp_path):

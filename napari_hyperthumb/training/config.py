@@ -62,9 +62,10 @@ class TrainingConfig:
     recode: int = 1
     """Steps for each crop that is coded anew there, which takes longer than a step."""
     distilled: float = 0.0
-    """Share of hr that is counted, there, against what the decoder of the weights that the run started from
-    makes of the same coefficients, instead of against the original (Hinton et al., arXiv 1503.02531): for a
-    decoder that has become smaller, which has far less noise to learn through that way."""
+    """Share of hr that is counted, there, against what a teacher's decoder makes of the same coefficients,
+    instead of against the original (Hinton et al., arXiv 1503.02531): for a decoder that has become smaller,
+    which has far less noise to learn through that way. The teacher: --teacher, or else the weights that the
+    run starts from."""
     gray: float = 0.05
     """Share of colour crops turned to grayscale and coded with one component."""
     zoom: float = 0.0

@@ -126,7 +126,7 @@ class Trainer:
     folder: where the state, the weights, the log and the sample sheet go.
     start: weights to begin from (a checkpoint file), None for random ones; those of smaller networks grow
     into these, and of a larger decoder stays what matters most. A folder that holds a state goes on from it
-    instead.
+    instead. teacher: weights that `distilled` counts against, None for those of `start`.
     """
 
     def __init__(
@@ -136,6 +136,7 @@ class Trainer:
         folder: str | Path,
         *,
         start: str | Path | None = None,
+        teacher: str | Path | None = None,
         device: str = "auto",
     ) -> None:
         self.config, self.source, self.folder = config, source, Path(folder)
@@ -148,18 +149,13 @@ class Trainer:
             torch.cuda.set_device(self.device)
         torch.manual_seed(config.seed)
         self.net = build(config.model)
-        self._teacher: HyperThumbModel | None = None
         if start is not None:
             self._start_from(start)
         self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         mixed = config.precision == "bfloat16" or (config.precision == "auto" and has_bfloat16(self.device))
         self.ema = copy.deepcopy(self.net).requires_grad_(False)
         self.net.mixed = torch.bfloat16 if mixed else None
-        if config.distilled:
-            if self._teacher is None:
-                raise TrainingError("distilled: give the weights that are the teacher with --start")
-            self._teacher.to(self.device, memory_format=torch.channels_last)
-            self._teacher.mixed = self.net.mixed
+        self._teacher = self._teacher_from(teacher or start) if config.distilled else None
         self._coded: CodedCrops | None = None
         if config.trained == "decoder" and isinstance(self.ema, HyperThumbModel):
             self.net.requires_grad_(False)
@@ -176,10 +172,17 @@ class Trainer:
 
     # ---- state -------------------------------------------------------------------------------
 
+    def _teacher_from(self, path: str | Path | None) -> HyperThumbModel:
+        if path is None:
+            raise TrainingError("distilled: give the weights that are the teacher with --teacher or --start")
+        net = load_checkpoint(path).net
+        if not isinstance(net, HyperThumbModel) or net.config.scale != self.config.model.scale:
+            raise TrainingError(f"{path}: a teacher must be of our own architecture, and of the same scale")
+        net.mixed = self.net.mixed
+        return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
     def _start_from(self, start: str | Path) -> None:
         net = load_checkpoint(start).net
-        if self.config.distilled and isinstance(net, HyperThumbModel):
-            self._teacher = net  # only read from below
         if net.config == self.config.model:
             self.net.load_state_dict(net.state_dict())
             return
