@@ -42,8 +42,8 @@ SIDE, HELD_OUT_SIDE = 256, 512
 CALIBRATION, HELD_OUT = 60, 50
 """Pictures."""
 LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
-FLOAT = {2: ("out",), 4: ()}
-"""Convolutions that stay as they are, by scale: the last one makes a third of what eight bits cost."""
+FLOAT = ("out",)
+"""Convolutions that stay as they are: the last one makes a third of what eight bits cost."""
 
 
 class Sample(NamedTuple):
@@ -83,7 +83,7 @@ def quantised(plain: PlainDecoder, model: Model, calibration: Sequence[Sample]) 
     network = graph(plain, (size[0], size[1]), eight_bit=False)
     data = nncf.Dataset(calibration, lambda s: (s.quantised[None], *condition_inputs(s.conditions)))
     ignored = nncf.IgnoredScope(
-        names=["pixels", "head_pixels", "up", *FLOAT[model.scale]],
+        names=["pixels", "head_pixels", "up", *FLOAT],
         types=["Add", "Multiply", "Concat", "DepthToSpace"],
         validate=False,
     )
