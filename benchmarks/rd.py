@@ -352,7 +352,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--best",
         nargs="*",
         type=float,
-        help='ours with effort "best" too (some 20 times slower), at these levels or those of --levels',
+        help='ours with effort "best" too (5 to 6 times the passes), at these levels or those of --levels',
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes; default: %(default)s")
     parser.add_argument("--reuse", type=Path, help="rd.csv of an earlier run, for codecs not run now")

@@ -32,7 +32,8 @@ def train_command(
     scale: Annotated[int, typer.Option(help="2 or 4, without --config.")] = 2,
     start: Annotated[str | None, typer.Option(help="Weights to begin from: a file, ht-x2 or ht-x4.")] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="Weights to learn from (distilled). Default: those of --start.")
+        str | None,
+        typer.Option(help="Weights to learn from (distilled), as --start, which is the default."),
     ] = None,
     share: Annotated[
         list[float] | None, typer.Option(help="Share of the crops from each folder, in their order.")
@@ -48,7 +49,7 @@ def train_command(
     """
     import torch
 
-    from .checkpoint import BUNDLED, bundled_path
+    from .checkpoint import weights_path
     from .training.config import config_from_dict, load_config
     from .training.data import CropSource
     from .training.loop import Progress as Step
@@ -77,9 +78,7 @@ def train_command(
             memory_bytes=settings.memory_mb * 2**20,
             skipped=lambda line: _err.print(line, markup=False),
         )
-        begin, larger = (
-            bundled_path(name) if name and name in BUNDLED.values() else name for name in (start, teacher)
-        )
+        begin, larger = (weights_path(name) if name else None for name in (start, teacher))
         trainer = Trainer(settings, source, output, start=begin, teacher=larger, device=device)
     except HyperThumbError as error:
         raise _stop(error) from error

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .bitstream import Contents, read_frame, read_jpeg
-from .checkpoint import BUNDLED, Model, bundled_path, load_checkpoint
+from .checkpoint import BUNDLED, Model, bundled_path, load_checkpoint, weights_path
 from .device import pick_device
 from .errors import (
     HyperThumbError,
@@ -103,7 +103,7 @@ def load_model(name: str | os.PathLike[str] | Model) -> Model:
     """
     if isinstance(name, Model):
         return name
-    path = bundled_path(str(name)) if str(name) in BUNDLED.values() else Path(name)
+    path = weights_path(name)
     try:
         stat = path.stat()
     except (OSError, ValueError) as error:
