@@ -49,7 +49,7 @@ def train_command(
     """
     import torch
 
-    from .checkpoint import weights_path
+    from .codec import weights_path
     from .training.config import config_from_dict, load_config
     from .training.data import CropSource
     from .training.loop import Progress as Step

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -180,8 +179,3 @@ def load_checkpoint(path: str | Path) -> Model:
 def bundled_path(name: str) -> Path:
     """Where the weights `name` of the package lie."""
     return Path(str(resources.files(__package__) / "weights" / f"{name}.safetensors"))
-
-
-def weights_path(name: str | os.PathLike[str]) -> Path:
-    """Where weights lie that are given by bundled name or by file."""
-    return bundled_path(str(name)) if str(name) in BUNDLED.values() else Path(name)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .bitstream import Contents, read_frame, read_jpeg
-from .checkpoint import BUNDLED, Model, bundled_path, load_checkpoint, weights_path
+from .checkpoint import BUNDLED, Model, bundled_path, load_checkpoint
 from .device import pick_device
 from .errors import (
     HyperThumbError,
@@ -94,6 +94,11 @@ class Thumbnail:
 @lru_cache(maxsize=8)
 def _load(path: Path, stamp: tuple[int, int]) -> Model:
     return load_checkpoint(path)
+
+
+def weights_path(name: str | os.PathLike[str]) -> Path:
+    """Where weights lie that are given by bundled name or by file."""
+    return bundled_path(str(name)) if str(name) in BUNDLED.values() else Path(name)
 
 
 def load_model(name: str | os.PathLike[str] | Model) -> Model:
