@@ -19,8 +19,11 @@ picture on a machine. OpenVINO in float32 isn't chosen by itself: it is but a fe
 from __future__ import annotations
 
 import os
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +42,44 @@ BACKENDS = ("auto", "torch", "openvino", "openvino-int8")
 ENVIRONMENT = "HYPERTHUMB_BACKEND"
 """Variable that replaces "auto"."""
 SMALL = 2**20
+Key = tuple[object, ...]
+Item = TypeVar("Item")
+
+
+class Shelf(Generic[Item]):
+    """What was made for windows of some size, the ones used last, for the next picture of that size."""
+
+    def __init__(self, most: int) -> None:
+        """most: HR pixels of the windows in all; there is no room for a larger one."""
+        self._most = most
+        self._items: OrderedDict[Key, tuple[Item, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Key) -> Item | None:
+        """It stays there, for others too."""
+        with self._lock:
+            if key not in self._items:
+                return None
+            self._items.move_to_end(key)
+            return self._items[key][0]
+
+    def take(self, key: Key) -> Item | None:
+        """It is gone for others until it is put back."""
+        with self._lock:
+            return self._items.pop(key, (None, 0))[0]
+
+    def put(self, key: Key, item: Item, pixels: int) -> None:
+        """As used last; those used longest ago make room."""
+        if pixels > self._most:
+            return
+        with self._lock:
+            self._items[key] = item, pixels
+            while sum(held for _, held in self._items.values()) > self._most:
+                self._items.popitem(last=False)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._items.clear()
 
 
 @dataclass(frozen=True)

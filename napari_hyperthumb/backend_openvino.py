@@ -7,8 +7,7 @@ input of it: OpenVINO fuses it with the rectifier behind it, and one compiled gr
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as op
 from torch import Tensor
 
-from .backend import Backend
+from .backend import Backend, Key, Shelf
 from .int8 import Int8
 from .model import STRIDE
 from .pixels import Array
@@ -31,14 +30,11 @@ there are many cores."""
 KEPT = 6_000_000
 """HR pixels, in all, of the windows whose compiled graphs are kept for the next picture of that size. Each
 holds on to the memory it works in; in half precision a pixel counts half."""
-Key = tuple[object, ...]
 Node = Any
 """OpenVINO's nodes carry no types."""
 
 _core = ov.Core()
-_compiled: OrderedDict[Key, tuple[Any, int]] = OrderedDict()
-"""With their HR pixels."""
-_lock = threading.Lock()
+_compiled: Shelf[Any] = Shelf(KEPT)
 
 
 class OpenVINODecoder:
@@ -103,10 +99,9 @@ def _compile(
 ) -> Any:
     threads = torch.get_num_threads()
     whole: Key = (key, size, plain.components, eight_bit, chosen.name, threads)
-    with _lock:
-        if key is not None and whole in _compiled:
-            _compiled.move_to_end(whole)
-            return _compiled[whole][0]
+    kept = _compiled.get(whole) if key is not None else None
+    if kept is not None:
+        return kept
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
@@ -115,11 +110,8 @@ def _compile(
     }
     compiled = _core.compile_model(graph(plain, size, eight_bit=eight_bit, int8=chosen.int8), "CPU", options)
     pixels = size[0] * size[1] * (plain.shuffle * STRIDE) ** 2 // (2 if chosen.half else 1)
-    if key is not None and pixels <= KEPT:
-        with _lock:
-            _compiled[whole] = compiled, pixels
-            while sum(held for _, held in _compiled.values()) > KEPT:
-                _compiled.popitem(last=False)
+    if key is not None:
+        _compiled.put(whole, compiled, pixels)
     return compiled
 
 

@@ -1,8 +1,15 @@
-"""The decoder in PyTorch, on any device."""
+"""The decoder in PyTorch, on any device.
+
+On CUDA the second window of a size in a row is captured in a CUDA graph, which later ones replay: one launch
+instead of dozens, which counts where windows are small. What a file changes is copied into the graph's
+weights, so that one graph serves all files of a size. The graphs used last are kept for the next picture.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -10,8 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from .backend import Key, Shelf
+from .model import STRIDE
 from .pixels import Array
 from .plain import Conditions, Conv, PlainDecoder
+
+KEPT = 24_000_000
+"""HR pixels, in all, of the windows whose CUDA graphs are kept. Each holds on to the memory it works in."""
+CAN_CAPTURE = "capture_error_mode" in inspect.signature(torch.cuda.graph).parameters
+"""Not in torch 2.0, where a capture would break what other threads do on the GPU."""
+
+_capturing = threading.Lock()
+_last: Key | None = None
+"""Of the window that ran before, in any thread."""
 
 
 class TorchDecoder:
@@ -25,11 +43,13 @@ class TorchDecoder:
         *,
         eight_bit: bool,
         dtype: torch.dtype = torch.float32,
+        key: Key | None = None,
     ) -> None:
         """eight_bit: the output is uint8, else float32. dtype: of the feature maps; the thumbnail's pixels
-        and the levels stay float32.
+        and the levels stay float32. key: names the weights; None: no CUDA graphs.
         """
         self._plain, self._device, self._eight_bit, self._dtype = plain, device, eight_bit, dtype
+        self._key = key
         self._steps = conditions.steps
         self._head = ready(folded(plain.head, conditions.films[0]), dtype)
         pixels = plain.head_pixels * conditions.films[0][0][:, None, None, None]
@@ -41,12 +61,53 @@ class TorchDecoder:
         self._frequency = [ready(one, dtype) for one in plain.frequency]
         self._out, self._up = ready(plain.out, dtype), plain.up.contiguous(memory_format=torch.channels_last)
 
+    @property
+    def conditioned(self) -> list[Tensor]:
+        """What a file changes, and nobody else's."""
+        firsts = (self._head, *(a for a, _ in self._blocks))
+        return [
+            self._steps,
+            self._head_pixels,
+            *(tensor for one in firsts for tensor in (one.weight, one.bias)),
+        ]
+
     def outputs(self, inputs: Iterable[NDArray[np.float32]]) -> Iterator[Array]:
         """As `backend_openvino.OpenVINODecoder.outputs`."""
+        if self._device.type == "cuda":
+            yield from self._ahead(inputs)
+            return
         for x in inputs:
-            yield self._levels(torch.from_numpy(x).to(self._device)).cpu().numpy()
+            yield self.levels(torch.from_numpy(x).to(self._device)).cpu().numpy()
 
-    def _levels(self, x: Tensor) -> Tensor:
+    def _ahead(self, inputs: Iterable[NDArray[np.float32]]) -> Iterator[Array]:
+        """On CUDA: the CPU prepares one window and puts another into place while the GPU works."""
+        waiting: list[tuple[Tensor, torch.cuda.Event]] = []
+        for x in inputs:
+            out = self.replayed(torch.from_numpy(x).pin_memory().to(self._device, non_blocking=True))
+            host = torch.empty(out.shape, dtype=out.dtype, pin_memory=True).copy_(out, non_blocking=True)
+            waiting.append((host, torch.cuda.current_stream(self._device).record_event()))
+            if len(waiting) == 2:
+                yield _arrived(*waiting.pop(0))
+        for one in waiting:
+            yield _arrived(*one)
+
+    def replayed(self, x: Tensor) -> Tensor:
+        """`levels` by a CUDA graph, from the second window of a size in a row on."""
+        global _last
+        if self._key is None or not CAN_CAPTURE:
+            return self.levels(x)
+        key: Key = (self._key, x.shape, x.device, self._eight_bit, self._dtype)
+        graph = _graphs.take(key)  # no other thread may use it now
+        if graph is None and key == _last:
+            graph = Captured(self, x)
+        _last = key
+        if graph is None:
+            return self.levels(x)
+        out = graph.levels(self, x).clone()  # before another thread overwrites it
+        _graphs.put(key, graph, out.shape[0] * out.shape[1] * STRIDE**2)
+        return out
+
+    def levels(self, x: Tensor) -> Tensor:
         """(h, w, C * 64) to (h/4, w/4, 16 * C)."""
         plain = self._plain
         x = x * self._steps
@@ -65,6 +126,44 @@ class TorchDecoder:
         if self._eight_bit:
             levels = levels.clamp_(0, 255).round_().to(torch.uint8)
         return levels[0].permute(1, 2, 0)
+
+
+class Captured:
+    """A decoder's CUDA graph for windows of one size."""
+
+    def __init__(self, decoder: TorchDecoder, x: Tensor) -> None:
+        """x: a window of that size. One must have run already: CUDA's libraries are ready then."""
+        self._decoder, self._x = decoder, torch.empty_like(x)
+        self._replay = captured(lambda: decoder.levels(self._x))
+
+    def levels(self, decoder: TorchDecoder, x: Tensor) -> Tensor:
+        """Those of another decoder of the same weights; valid until the next call."""
+        for mine, other in zip(self._decoder.conditioned, decoder.conditioned, strict=True):
+            mine.copy_(other)
+        self._x.copy_(x)
+        return self._replay()
+
+
+_graphs: Shelf[Captured] = Shelf(KEPT)
+
+
+def captured(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The same work, on the same tensors, as a CUDA graph; its result is always in one place."""
+    graph = torch.cuda.CUDAGraph()
+    with _capturing, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        out = work()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return out
+
+    return replay
+
+
+def _arrived(host: Tensor, done: torch.cuda.Event) -> Array:
+    done.synchronize()
+    out: Array = host.numpy()
+    return out
 
 
 def ready(one: Conv, dtype: torch.dtype) -> Conv:

@@ -562,14 +562,15 @@ def _outputs(
         return out
 
     inputs = (coefficients(part) for part in work)
+    key = None if model.path is None else (model.digest,)  # a network that is being trained changes
     if chosen.name == "torch":
         dtype = decoding_dtype(table.device) if fmt.eight_bit else torch.float32
-        return TorchDecoder(plain, found, table.device, eight_bit=fmt.eight_bit, dtype=dtype).outputs(inputs)
+        single = TorchDecoder(plain, found, table.device, eight_bit=fmt.eight_bit, dtype=dtype, key=key)
+        return single.outputs(inputs)
     from .backend_openvino import OpenVINODecoder  # 0.2 s, and an extra
 
     rows, columns = work[0].rows, work[0].columns
     size = ((rows.high - rows.low) // block, (columns.high - columns.low) // block)
-    key = None if model.path is None else (model.digest,)  # a network that is being trained changes
     decoder = OpenVINODecoder(plain, found, size, chosen, eight_bit=fmt.eight_bit, key=key)
     return decoder.outputs(inputs)
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from samples import make_photo, tiny_net
 
 from napari_hyperthumb import backend as backend_module
-from napari_hyperthumb import decode, encode, load_model, pipeline
-from napari_hyperthumb.backend import SMALL, TOLERANCE, Backend, fineness, pick_backend
+from napari_hyperthumb import backend_torch, decode, encode, load_model, pipeline
+from napari_hyperthumb.backend import SMALL, TOLERANCE, Backend, Shelf, fineness, pick_backend
+from napari_hyperthumb.backend_torch import TorchDecoder
 from napari_hyperthumb.bitstream import _quantised, read_jpeg
 from napari_hyperthumb.checkpoint import BUNDLED, Model, load_checkpoint, save_checkpoint
 from napari_hyperthumb.device import decoding_dtype, has_bfloat16
@@ -25,10 +26,12 @@ from napari_hyperthumb.jpeg import dct_8x8, dequantise, quantise, three_planes, 
 from napari_hyperthumb.model import HyperThumbModel
 from napari_hyperthumb.pipeline import reconstruct
 from napari_hyperthumb.pixels import Format
-from napari_hyperthumb.plain import plain_decoder
+from napari_hyperthumb.plain import conditions, plain_decoder
 from napari_hyperthumb.tiling import Span, windows
 
 CPU = torch.device("cpu")
+HAS_CUDA = torch.cuda.is_available()
+"""Here, since the suite hides it later."""
 COARSE = np.full((2, 64), 30)
 EIGHT_BIT = Format()
 
@@ -371,8 +374,7 @@ def test_compiled_graphs_are_kept_within_bounds(lively, monkeypatch):
     block, compiled = lively.net.config.block, []
     original = backend_openvino.graph
     monkeypatch.setattr(backend_openvino, "graph", lambda *a, **k: compiled.append(1) or original(*a, **k))
-    monkeypatch.setattr(backend_openvino, "KEPT", 40 * block**2)
-    backend_openvino._compiled.clear()
+    monkeypatch.setattr(backend_openvino, "_compiled", Shelf(40 * block**2))
 
     def run(rows: int) -> int:
         arguments = (coefficients(False, rows, 4), COARSE, (rows * block, 4 * block), EIGHT_BIT, lively, CPU)
@@ -380,10 +382,64 @@ def test_compiled_graphs_are_kept_within_bounds(lively, monkeypatch):
         return len(compiled)
 
     assert [run(rows) for rows in (4, 4, 5, 4, 5)] == [1, 1, 2, 2, 2]
-    assert [run(rows) for rows in (6, 4, 12, 12)] == [
-        3,
-        4,
-        5,
-        6,
-    ]  # 4 and 5 had to go; 12 is too large
-    assert sum(held for _, held in backend_openvino._compiled.values()) <= 40 * block**2
+    found = [run(rows) for rows in (6, 4, 12, 12)]
+    assert found == [3, 4, 5, 6], "4 and 5 had to go; 12 is too large"
+
+
+def test_a_graph_serves_all_files_of_a_size_and_no_other_weights(lively, tmp_path, monkeypatch):
+    """What CUDA replays; a capture is replaced by doing the same work again, in the same place."""
+    other_net = lively_net(lively.net.config.scale)
+    save_checkpoint(tmp_path / "other.safetensors", other_net, name="other")
+    other = load_checkpoint(tmp_path / "other.safetensors")
+    captured = []
+
+    def again(work):
+        captured.append(work)
+        out = work().fill_(-1)  # a capture computes nothing
+        return lambda: out.copy_(work())
+
+    monkeypatch.setattr(backend_torch, "captured", again)
+    monkeypatch.setattr(backend_torch, "CAN_CAPTURE", True)
+    monkeypatch.setattr(backend_torch, "_graphs", Shelf(10**6))
+    monkeypatch.setattr(backend_torch, "_last", None)
+
+    def decoder(model: Model, step: int, key: str | None) -> TorchDecoder:
+        tables = torch.full((1, 2, 64), float(step))
+        plain, found = plain_decoder(model.net, 3), conditions(model.net.decoder, tables, 3)
+        return TorchDecoder(plain, found, CPU, eight_bit=True, key=key and (key,))
+
+    def window(rows: int) -> torch.Tensor:
+        return torch.randint(-3, 4, (rows, 5, 3 * 64)).float()
+
+    fine, coarse, strange = decoder(lively, 20, "a"), decoder(lively, 40, "a"), decoder(other, 20, "b")
+    unnamed = decoder(lively, 20, None)
+    work = [(fine, 4)] * 3 + [
+        (coarse, 4),
+        (fine, 4),
+        (strange, 4),
+        (fine, 4),
+        (fine, 3),
+        (coarse, 3),
+        (coarse, 4),
+    ]
+    counts = []
+    with torch.inference_mode():
+        for one, rows in [*work, *[(unnamed, 2)] * 3]:
+            x = window(rows)
+            assert (one.replayed(x) == one.levels(x)).all()
+            counts.append(len(captured))
+    assert counts == [0, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2]
+
+
+@pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_cuda_decodes_as_the_cpu_does(lively, dtype):
+    """Several windows and files of one size: run, captured, replayed."""
+    block, fmt = lively.net.config.block, Format(dtype, (0.0, 255.0))
+    for step in (30, 20, 40):
+        coded = coefficients(False, 20, 9), np.full((2, 64), step), (20 * block, 9 * block), fmt, lively
+        tile = {"tile": 4 * block, "backend": "torch"}
+        exact, found = (
+            reconstruct(*coded, torch.device(name), **tile).astype(int) for name in ("cpu", "cuda")
+        )
+        assert np.abs(exact - found).max() <= 1
