@@ -57,28 +57,28 @@ class OpenVINODecoder:
         self._conditions = condition_inputs(conditions)
         self._compiled = _compile(plain, size, chosen, eight_bit, key)
 
-    def outputs(self, inputs: Iterable[NDArray[np.float32]]) -> Iterator[Array]:
-        """Quantised coefficients (h, w, C * 64) of windows to their pixels (h/4, w/4, 16 * C), in order.
+    def outputs(self, inputs: Iterable[Tensor]) -> Iterator[Array]:
+        """Quantised coefficients (h, w, C, 64) of windows to their pixels (h/4, w/4, 16 * C), in order.
 
-        What is yielded is valid until the next one is asked for.
+        Inputs may lie in memory in any order, and be of any type. What is yielded is valid until the next one
+        is asked for.
         """
         free = [self._request() for _ in range(IN_FLIGHT)]
-        busy: deque[tuple[Any, NDArray[np.float32]]] = deque()  # with what OpenVINO reads from
+        busy: deque[Any] = deque()
         try:
             for x in inputs:
                 if not free:
-                    yield self._taken(busy[0][0])
-                    free.append(busy.popleft()[0])
+                    yield self._taken(busy[0])
+                    free.append(busy.popleft())
                 request = free.pop()
-                whole = np.ascontiguousarray(x[None])
-                request.set_input_tensor(0, ov.Tensor(whole, shared_memory=True))
+                torch.from_numpy(request.get_input_tensor(0).data).view(x.shape).copy_(x)
                 request.start_async()
-                busy.append((request, whole))
+                busy.append(request)
             while busy:
-                yield self._taken(busy[0][0])
+                yield self._taken(busy[0])
                 busy.popleft()
         finally:  # cancelled: not before OpenVINO has done with its inputs
-            for request, _ in busy:
+            for request in busy:
                 request.wait()
 
     def _request(self) -> Any:

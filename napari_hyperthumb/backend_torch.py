@@ -11,9 +11,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -71,19 +69,21 @@ class TorchDecoder:
             *(tensor for one in firsts for tensor in (one.weight, one.bias)),
         ]
 
-    def outputs(self, inputs: Iterable[NDArray[np.float32]]) -> Iterator[Array]:
+    def outputs(self, inputs: Iterable[Tensor]) -> Iterator[Array]:
         """As `backend_openvino.OpenVINODecoder.outputs`."""
-        if self._device.type == "cuda":
-            yield from self._ahead(inputs)
+        cuda = self._device.type == "cuda"
+        prepared = (torch.empty(x.shape, pin_memory=cuda).copy_(x).flatten(2) for x in inputs)
+        if cuda:
+            yield from self._ahead(prepared)
             return
-        for x in inputs:
-            yield self.levels(torch.from_numpy(x).to(self._device)).cpu().numpy()
+        for x in prepared:
+            yield self.levels(x.to(self._device)).cpu().numpy()
 
-    def _ahead(self, inputs: Iterable[NDArray[np.float32]]) -> Iterator[Array]:
+    def _ahead(self, inputs: Iterable[Tensor]) -> Iterator[Array]:
         """On CUDA: the CPU prepares one window and puts another into place while the GPU works."""
         waiting: list[tuple[Tensor, torch.cuda.Event]] = []
         for x in inputs:
-            out = self.replayed(torch.from_numpy(x).pin_memory().to(self._device, non_blocking=True))
+            out = self.replayed(x.to(self._device, non_blocking=True))
             host = torch.empty(out.shape, dtype=out.dtype, pin_memory=True).copy_(out, non_blocking=True)
             waiting.append((host, torch.cuda.current_stream(self._device).record_event()))
             if len(waiting) == 2:

@@ -555,13 +555,8 @@ def _outputs(
     found = conditions(net.decoder, table, components)
     plain = plain_decoder(net, components)
 
-    def coefficients(part: Tile) -> NDArray[np.float32]:
-        cut = quantised[:, :, part.rows.outer(block), part.columns.outer(block)]
-        # (h, w, C * 64)
-        out: NDArray[np.float32] = cut.permute(2, 3, 0, 1).flatten(2).float().contiguous().numpy()
-        return out
-
-    inputs = (coefficients(part) for part in work)
+    cuts = (quantised[:, :, part.rows.outer(block), part.columns.outer(block)] for part in work)
+    inputs = (cut.permute(2, 3, 0, 1) for cut in cuts)  # (h, w, C, 64)
     key = None if model.path is None else (model.digest,)  # a network that is being trained changes
     if chosen.name == "torch":
         dtype = decoding_dtype(table.device) if fmt.eight_bit else torch.float32

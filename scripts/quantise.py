@@ -127,7 +127,7 @@ def pixels(
     """What 8-bit output decodes to, (H, W, 3)."""
     size = (quantised.shape[0], quantised.shape[1])
     decoder = OpenVINODecoder(plain, found, size, chosen, eight_bit=True, key=(digest,))
-    (out,) = decoder.outputs([quantised])
+    (out,) = decoder.outputs([torch.from_numpy(quantised).unflatten(2, (-1, COEFFICIENTS))])
     height, width = out.shape[:2]
     blocks = out.reshape(height, width, STRIDE, STRIDE, 3).swapaxes(1, 2)
     return blocks.reshape(height * STRIDE, width * STRIDE, 3).astype(np.float64)
