@@ -24,9 +24,9 @@ from .model import STRIDE
 from .pixels import Array
 from .plain import Conditions, Conv, PlainDecoder
 
-IN_FLIGHT = 2
-"""Windows inside OpenVINO at once: one being worked on, one waiting or being copied out, which matters where
-there are many cores."""
+FEW = 2
+"""Threads up to which one window at a time is inside OpenVINO. With more, another waits there or is copied
+out meanwhile: that takes memory, and two cores have nothing left for it."""
 KEPT = 6_000_000
 """HR pixels, in all, of the windows whose compiled graphs are kept for the next picture of that size. Each
 holds on to the memory it works in; in half precision a pixel counts half."""
@@ -63,7 +63,7 @@ class OpenVINODecoder:
         Inputs may lie in memory in any order, and be of any type. What is yielded is valid until the next one
         is asked for.
         """
-        free = [self._request() for _ in range(IN_FLIGHT)]
+        free = [self._request() for _ in range(1 if torch.get_num_threads() <= FEW else 2)]
         busy: deque[Any] = deque()
         try:
             for x in inputs:

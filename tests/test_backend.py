@@ -135,8 +135,13 @@ def test_backends_give_what_the_network_gives(lively, backend, gray):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_windows_and_regions_are_parts_of_the_whole(lively, backend):
+@pytest.mark.parametrize("few", [0, 64], ids=["two at once", "one by one"])
+def test_windows_and_regions_are_parts_of_the_whole(lively, backend, few, monkeypatch):
     needs(backend)
+    if backend == "openvino":
+        monkeypatch.setattr("napari_hyperthumb.backend_openvino.FEW", few)
+    elif not few:
+        pytest.skip("OpenVINO's alone")
     quantised = coefficients(False, 36, 20)
     block = lively.net.config.block
     shape = (36 * block - 1, 20 * block - 2)
