@@ -77,10 +77,6 @@ class Shelf(Generic[Item]):
             while sum(held for _, held in self._items.values()) > self._most:
                 self._items.popitem(last=False)
 
-    def clear(self) -> None:
-        with self._lock:
-            self._items.clear()
-
 
 @dataclass(frozen=True)
 class Backend:

@@ -7,6 +7,7 @@ weights, so that one graph serves all files of a size. The graphs used last are 
 
 from __future__ import annotations
 
+import copy
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -68,6 +69,14 @@ class TorchDecoder:
             self._head_pixels,
             *(tensor for one in firsts for tensor in (one.weight, one.bias)),
         ]
+
+    def twin(self) -> TorchDecoder:
+        """The same, with a copy of what a file changes."""
+        out = copy.copy(self)
+        out._steps, out._head, out._head_pixels, out._blocks = copy.deepcopy(
+            (self._steps, self._head, self._head_pixels, self._blocks)
+        )
+        return out
 
     def outputs(self, inputs: Iterable[Tensor]) -> Iterator[Array]:
         """As `backend_openvino.OpenVINODecoder.outputs`."""
@@ -133,13 +142,16 @@ class Captured:
 
     def __init__(self, decoder: TorchDecoder, x: Tensor) -> None:
         """x: a window of that size. One must have run already: CUDA's libraries are ready then."""
-        self._decoder, self._x = decoder, torch.empty_like(x)
-        self._replay = captured(lambda: decoder.levels(self._x))
+        mine, self._x = decoder.twin(), torch.empty_like(x)
+        self._conditioned, self._conditions_of = mine.conditioned, decoder
+        self._replay = captured(lambda: mine.levels(self._x))
 
     def levels(self, decoder: TorchDecoder, x: Tensor) -> Tensor:
         """Those of another decoder of the same weights; valid until the next call."""
-        for mine, other in zip(self._decoder.conditioned, decoder.conditioned, strict=True):
-            mine.copy_(other)
+        if decoder is not self._conditions_of:  # another file
+            for mine, other in zip(self._conditioned, decoder.conditioned, strict=True):
+                mine.copy_(other)
+            self._conditions_of = decoder
         self._x.copy_(x)
         return self._replay()
 
