@@ -122,6 +122,8 @@ def test_unknown_settings_and_wrong_types_are_named(changes, named):
         ({"recode": 0}, "recode"),
         ({"trained": "decoder", "distilled": 1.1}, "distilled must be from 0 to 1"),
         ({"distilled": 1.0}, "trained: decoder"),
+        ({"eight_bits": True}, "trained: decoder"),
+        ({"trained": "decoder", "eight_bits": 1}, "eight_bits must be bool"),
         ({"trained": "decoder", "distilled": 1.0, "distortion": "l1"}, "distortion: mse"),
         ({"model": {"scale": 2, "decoder_hidden": -1}}, "decoder_hidden"),
         ({"model": {"scale": 2, "settling": 65}}, "settling must be an integer from 0 to 64, not 65"),

@@ -219,10 +219,10 @@ def test_gray_crops_say_nothing_of_the_gain_of_colours(pictures, tmp_path):
 def test_a_smaller_decoder_learns_from_the_larger_one_it_came_from(source, tmp_path):
     large = build(dataclasses.replace(tiny_config(2), decoder_channels=16, decoder_blocks=2))
     save_checkpoint(tmp_path / "large.safetensors", large, name="large")
-    model = dataclasses.replace(large.config, decoder_channels=8, decoder_hidden=4)
+    model = dataclasses.replace(large.config, decoder_channels=8, decoder_hidden=4, decoder_blocks=1)
     settings = dataclasses.replace(config(trained="decoder", distilled=1.0, recode=3, steps=9), model=model)
     trainer = Trainer(settings, source, tmp_path / "run", start=tmp_path / "large.safetensors")
-    assert trainer.net.decoder.body[0].a.weight.shape == (4, 8, 3, 3)
+    assert [block.a.weight.shape for block in trainer.net.decoder.body] == [(4, 8, 3, 3)]
     batch, level, held = trainer._crops()
     taught = trainer._taught(batch, level, held)
     torch.testing.assert_close(taught, large(batch.rgb, level, batch.gray, held).hr, atol=0.3, rtol=0)  # fp16
@@ -244,6 +244,23 @@ def test_a_smaller_decoder_learns_from_the_larger_one_it_came_from(source, tmp_p
     torch.testing.assert_close(again._taught(batch, level, held), taught)
     with pytest.raises(TrainingError, match="same scale"):
         Trainer(settings, source, tmp_path / "other", start=small, teacher=bundled_path("ht-x4"))
+
+
+def test_only_what_is_trained_computes_in_eight_bits(source, tmp_path):
+    exact, rounded = (
+        Trainer(config(trained="decoder", eight_bits=yes), source, tmp_path / str(yes))
+        for yes in (False, True)
+    )
+    batch, level, held = exact._crops()
+
+    def found(net):
+        with torch.no_grad():
+            return net(batch.rgb, level, batch.gray, held).hr.float()
+
+    torch.testing.assert_close(found(rounded.ema), found(exact.ema), atol=0, rtol=0)
+    assert 0 < (found(rounded.net) - found(rounded.ema)).abs().max() < 1
+    assert rounded.run().exists()
+    assert not torch.equal(rounded.net.decoder.out.weight, exact.net.decoder.out.weight)
 
 
 def test_guidance_falls_above_level_0(source, tmp_path):

@@ -11,7 +11,7 @@ from samples import make_photo, tiny_config, tiny_net
 from napari_hyperthumb.model import HyperThumbModel
 from napari_hyperthumb.training.data import Batch
 from napari_hyperthumb.training.grow import film_layers, grow
-from napari_hyperthumb.training.shrink import shrink_decoder
+from napari_hyperthumb.training.shrink import drop_blocks, shrink_decoder
 
 
 @pytest.fixture
@@ -61,6 +61,24 @@ def test_what_matters_least_goes_first(trained, crops):
     worse.load_state_dict({**worse.state_dict(), **_cut(trained, worse)})
     at_random = (worse(crops.rgb, level, crops.gray).hr - wanted).detach().square().mean()
     assert lost(7, 8) < 0.7 * float(at_random)
+
+
+@pytest.mark.parametrize("idle", [0, 1, 2])
+def test_the_block_that_does_least_goes_first(trained, crops, idle):
+    net = HyperThumbModel(dataclasses.replace(trained.config, decoder_blocks=3)).eval()
+    with torch.no_grad():
+        for index, block in enumerate(net.decoder.body):
+            for parameter in block.b.parameters():
+                parameter.mul_(0 if index == idle else 30)
+        film_layers(net.decoder.film.net[2].bias, net.decoder.film)[1 + idle][0] = 7  # goes with it
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    small = drop_blocks(net, 2, crops).eval()
+    assert small.config == dataclasses.replace(net.config, decoder_blocks=2)
+    level = torch.tensor([-0.3, 0.6])
+    wanted, found = (model(crops.rgb, level, crops.gray).hr for model in (net, small))
+    torch.testing.assert_close(found, wanted, atol=1e-3, rtol=0)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert len(drop_blocks(net, 1, crops).decoder.body) == 1
 
 
 def _cut(net: HyperThumbModel, to: HyperThumbModel) -> dict[str, torch.Tensor]:

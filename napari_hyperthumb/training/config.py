@@ -66,6 +66,9 @@ class TrainingConfig:
     instead of against the original (Hinton et al., arXiv 1503.02531): for a decoder that has become smaller,
     which has far less noise to learn through that way. The teacher: --teacher, or else the weights that the
     run starts from."""
+    eight_bits: bool = False
+    """Whether the decoder that is trained there computes with what eight bits make of its inputs and weights
+    (module `eight_bits`), so that it loses less by them."""
     gray: float = 0.05
     """Share of colour crops turned to grayscale and coded with one component."""
     zoom: float = 0.0
@@ -123,6 +126,10 @@ class TrainingConfig:
             "distilled goes with trained: decoder and distortion: mse only",
         )
         check(
+            not self.eight_bits or self.trained == "decoder",
+            "eight_bits goes with trained: decoder only",
+        )
+        check(
             self.trained == "all" or self.architecture == OURS,
             "trained: decoder is for our own architecture only",
         )
@@ -158,6 +165,7 @@ class _Fields:
                 (value is None and "None" in wanted)
                 or (wanted == "Config" and isinstance(value, dict))
                 or ("str" in wanted and isinstance(value, str))
+                or ("bool" in wanted and isinstance(value, bool))
                 or ("float" in wanted and number)
                 or ("int" in wanted and number and isinstance(value, int))
             )

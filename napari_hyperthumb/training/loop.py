@@ -35,9 +35,10 @@ from ..model import LEVELS, Coded, Held, HyperThumbModel, planes_kept
 from .coded import CodedCrops
 from .config import TrainingConfig, config_from_dict
 from .data import Batch, CropSource
+from .eight_bits import round_decoder
 from .grow import grow
 from .rate import rate_model
-from .shrink import shrink_decoder
+from .shrink import drop_blocks, shrink_decoder
 
 STATE, WEIGHTS, LOG, SHEET = "state.safetensors", "weights.safetensors", "log.csv", "samples.png"
 SHRINK_CROPS = 16
@@ -161,6 +162,9 @@ class Trainer:
             self.net.requires_grad_(False)
             self.net.decoder.requires_grad_(True)
             self._coded = CodedCrops(self.ema, source, self.device, config.seed, config.recode)
+            if config.eight_bits:
+                assert isinstance(self.net, HyperThumbModel)
+                round_decoder(self.net.decoder)
         self.rate = rate_model(config.rate).to(self.device)
         self.trained = nn.ModuleDict({"net": self.net, "rate": self.rate})
         parameters = [p for p in self.trained.parameters() if p.requires_grad]
@@ -197,6 +201,9 @@ class Trainer:
         )
         if (size, inner) != (net.config.decoder_channels, net.config.decoder_inner):
             net = shrink_decoder(net, size, inner, self.source.batch(0, SHRINK_CROPS))
+        if net.config.decoder_blocks > self.config.model.decoder_blocks:
+            blocks = self.config.model.decoder_blocks
+            net = drop_blocks(net, blocks, self.source.batch(0, SHRINK_CROPS))
         try:
             grow(self.net, net)
         except ModelError as error:

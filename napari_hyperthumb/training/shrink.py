@@ -1,8 +1,8 @@
 """A smaller decoder that begins as the larger one without what matters least.
 
 Between its blocks the decoder carries a stream of feature maps. It is projected onto fewer directions
-(principal components, weighed by what listens to them), and inside each block the channels that add least to
-the stream are left out. Training brings back what it can.
+(principal components, weighed by what listens to them), inside each block the channels that add least to
+the stream are left out, and whole blocks are where they are missed least. Training brings back what it can.
 """
 
 from __future__ import annotations
@@ -30,6 +30,45 @@ class _Seen(NamedTuple):
     """Of each block the mean square of each channel inside it."""
     scale: Tensor
     """(channels,): of the FiLM behind the head, its mean over levels."""
+
+
+@torch.no_grad()
+def drop_blocks(old: HyperThumbModel, count: int, crops: Batch) -> HyperThumbModel:
+    """The same networks with so many of the decoder's blocks: one after the other goes that changes least.
+
+    The others keep their order. Every level counts alike, whatever its errors are. `old` is left as it is.
+    """
+    wanted, net = _decoded(old, crops), old
+    while len(net.decoder.body) > count:
+        candidates = [_without(net, at) for at in range(len(net.decoder.body))]
+        changes = [(_decoded(new, crops) - wanted).square().flatten(1).mean(1) for new in candidates]
+        net = candidates[torch.stack(changes).log().sum(1).argmin()]
+    return net
+
+
+def _without(old: HyperThumbModel, at: int) -> HyperThumbModel:
+    """The same networks without one of the decoder's blocks."""
+    blocks = len(old.decoder.body)
+    new = HyperThumbModel(dataclasses.replace(old.config, decoder_blocks=blocks - 1))
+    state = {key: value for key, value in old.state_dict().items() if not key.startswith("decoder.body.")}
+    kept = [block for index, block in enumerate(old.decoder.body) if index != at]
+    for index, block in enumerate(kept):
+        state |= {f"decoder.body.{index}.{key}": value for key, value in block.state_dict().items()}
+    film = old.decoder.film
+    last = film.net[2]
+    assert isinstance(last, nn.Linear)
+    for name, parameter in last.named_parameters():
+        layers = film_layers(parameter, film)
+        del layers[1 + at]  # the first belongs to the head
+        state[f"decoder.film.net.2.{name}"] = torch.cat([layer.flatten(0, 1) for layer in layers])
+    new.load_state_dict(state)
+    return new
+
+
+def _decoded(net: HyperThumbModel, crops: Batch) -> Tensor:
+    """RGB (levels, N, 3, H, W)."""
+    levels = (torch.full((len(crops.rgb),), level) for level in LEVELS)
+    return torch.stack([net(crops.rgb, level, crops.gray).hr for level in levels])
 
 
 @torch.no_grad()
