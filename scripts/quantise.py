@@ -7,7 +7,8 @@ unread. Calibrated with nncf on crops of training pictures (never of pictures on
 own encoder coded at rates from end to end. The loss against float32 is measured on other crops, as this CPU
 runs eight bits (with bfloat16 beside them where it has instructions for that), and written
 into the file with the finest tables for which it is small enough; where none are, the file is never chosen by
-itself. A minute or two for each.
+itself. The last convolution stays as it is where eight bits are good enough for more levels that way. Two or
+three minutes for each.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ SIDE, HELD_OUT_SIDE = 256, 512
 CALIBRATION, HELD_OUT = 60, 50
 """Pictures."""
 LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
-FLOAT = ("out",)
-"""Convolutions that stay as they are: the last one makes a third of what eight bits cost."""
+LAST = "out"
+"""The convolution that makes a third of what eight bits cost, where weights weren't trained for them."""
 
 
 class Sample(NamedTuple):
@@ -74,8 +75,10 @@ def samples(model: Model, pictures: Sequence[Path], rng: np.random.Generator, si
         yield Sample(level, found, quantised.flatten(0, 1).permute(1, 2, 0).contiguous().numpy(), crop)
 
 
-def quantised(plain: PlainDecoder, model: Model, calibration: Sequence[Sample]) -> Int8:
-    """Ranges and biases as nncf finds them."""
+def quantised(
+    plain: PlainDecoder, model: Model, calibration: Sequence[Sample], exact: Sequence[str] = ()
+) -> Int8:
+    """Ranges and biases as nncf finds them. exact: convolutions that stay as they are."""
     import nncf
 
     size = calibration[0].quantised.shape[:2]
@@ -83,7 +86,7 @@ def quantised(plain: PlainDecoder, model: Model, calibration: Sequence[Sample]) 
     network = graph(plain, (size[0], size[1]), eight_bit=False)
     data = nncf.Dataset(calibration, lambda s: (s.quantised[None], *condition_inputs(s.conditions)))
     ignored = nncf.IgnoredScope(
-        names=["pixels", "head_pixels", "up", *FLOAT],
+        names=["pixels", "head_pixels", "up", *exact],
         types=["Add", "Multiply", "Concat", "DepthToSpace"],
         validate=False,
     )
@@ -133,8 +136,8 @@ def pixels(
     return blocks.reshape(height * STRIDE, width * STRIDE, 3).astype(np.float64)
 
 
-def measured(plain: PlainDecoder, held_out: Sequence[Sample], int8: Int8) -> Int8:
-    """With its loss, and the finest tables for which it is small enough."""
+def measured(plain: PlainDecoder, held_out: Sequence[Sample], int8: Int8) -> tuple[int, Int8]:
+    """With its loss, and the finest tables for which it is small enough; before it how many levels are."""
     backends = Backend("openvino"), Backend("openvino-int8", int8)
     lost: dict[float, list[float]] = {level: [] for level in LEVELS}
     steps: dict[float, list[float]] = {level: [] for level in LEVELS}
@@ -151,12 +154,12 @@ def measured(plain: PlainDecoder, held_out: Sequence[Sample], int8: Int8) -> Int
     # From the coarsest tables on, as far as the loss stays within bounds.
     good = list(itertools.takewhile(lambda loss: loss <= MAX_LOSS, losses))
     if not good:
-        return replace(int8, loss=losses[0])
+        return 0, replace(int8, loss=losses[0])
     finest = min(steps[LEVELS[-1]])
     if len(good) < len(LEVELS):
         around = slice(len(good) - 1, len(good) + 1)
         finest = float(np.interp(MAX_LOSS, losses[around], logs[around]))
-    return replace(int8, loss=max(good), finest=finest)
+    return len(good), replace(int8, loss=max(good), finest=finest)
 
 
 def quantise(path: Path, pictures: Sequence[Path]) -> None:
@@ -171,7 +174,12 @@ def quantise(path: Path, pictures: Sequence[Path]) -> None:
     if len(calibration) < len(LEVELS) or len(held_out) < len(LEVELS):
         raise ImageError(f"too few colour pictures of {HELD_OUT_SIDE} pixels a side or more")
     plain = plain_decoder(model.net, 3)
-    int8 = measured(plain, held_out, quantised(plain, model, calibration))
+    print("  all convolutions in eight bits:")
+    levels, int8 = measured(plain, held_out, quantised(plain, model, calibration))
+    if levels < len(LEVELS):
+        print("  all but the last one:")
+        more, without = measured(plain, held_out, quantised(plain, model, calibration, [LAST]))
+        int8 = without if more > levels else int8
     target = path.with_suffix(SUFFIX)
     save_int8(target, int8)
     size = target.stat().st_size
