@@ -78,6 +78,19 @@ class Shelf(Generic[Item]):
                 self._items.popitem(last=False)
 
 
+FEW = 2
+"""Threads."""
+
+
+def one_at_a_time() -> bool:
+    """Whether a single window is inside OpenVINO at a time, and may be larger for it.
+
+    With more threads another one waits there or is copied out meanwhile: that takes memory, and two cores
+    have nothing left for it.
+    """
+    return torch.get_num_threads() <= FEW
+
+
 @dataclass(frozen=True)
 class Backend:
     """A choice that was made."""

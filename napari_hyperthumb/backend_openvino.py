@@ -18,18 +18,16 @@ from numpy.typing import NDArray
 from openvino import opset13 as op
 from torch import Tensor
 
-from .backend import Backend, Key, Shelf
+from .backend import Backend, Key, Shelf, one_at_a_time
 from .int8 import Int8
 from .model import STRIDE
 from .pixels import Array
 from .plain import Conditions, Conv, PlainDecoder
 
-FEW = 2
-"""Threads up to which one window at a time is inside OpenVINO. With more, another waits there or is copied
-out meanwhile: that takes memory, and two cores have nothing left for it."""
 KEPT = 6_000_000
 """HR pixels, in all, of the windows whose compiled graphs are kept for the next picture of that size. Each
 holds on to the memory it works in; in half precision a pixel counts half."""
+FAR = 1e6
 Node = Any
 """OpenVINO's nodes carry no types."""
 
@@ -63,7 +61,7 @@ class OpenVINODecoder:
         Inputs may lie in memory in any order, and be of any type. What is yielded is valid until the next one
         is asked for.
         """
-        free = [self._request() for _ in range(1 if torch.get_num_threads() <= FEW else 2)]
+        free = [self._request() for _ in range(1 if one_at_a_time() else 2)]
         busy: deque[Any] = deque()
         try:
             for x in inputs:
@@ -155,6 +153,9 @@ def graph(
         y = op.relu(film(build.conv(h, a, f"blocks.{index}.a"), 1 + index))
         h = op.add(h, build.conv(y, b, f"blocks.{index}.b"))
     up = build.linear(_framed(pixels, plain.unshuffle), plain.up, "up")
+    # No level is so far off: this only makes OpenVINO write it in float32, where it would write bfloat16 and
+    # convert that afterwards, in as much memory again.
+    up = op.clamp(up, -FAR, FAR)
     levels = op.add(build.conv(h, plain.out, "out"), up)
     if eight_bit:
         levels = op.convert(op.round(op.clamp(levels, 0, 255), "half_to_even"), np.uint8)

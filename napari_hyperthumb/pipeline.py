@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import moves
-from .backend import Backend, pick_backend
+from .backend import Backend, one_at_a_time, pick_backend
 from .backend_torch import TorchDecoder
 from .bitstream import MAX_SIDE, STRIP, Metadata, read_jpeg, write_jpeg
 from .checkpoint import Model
@@ -42,6 +42,9 @@ TILE = 1024
 DECODER_TILE, HALF_TILE = 1408, 2400
 """The same for the decoder, which takes less memory, and for one in half precision: windows keep about as
 many pixels as such a square, in any shape."""
+ONLY_TILE = {2: 3000, 4: 3500}
+"""The last of these, by scale, where one window is worked on at a time: less of it is surroundings. With
+these 6144x3456 pixels decode within 700 MB."""
 GRADIENT_TILE = 832
 """The same where activations are kept for a gradient, in windows too."""
 CACHE_BYTES = 400 * 2**20
@@ -519,7 +522,7 @@ def reconstruct(
     picture = out[top - rows[0] : bottom - rows[0], left - columns[0] : right - columns[0]]
     table = torch.from_numpy(tables).float()[None].to(device)
     padded = padded_shape(shape, block)
-    tile = tile or (HALF_TILE if chosen.half else DECODER_TILE)
+    tile = tile or _window(chosen, net.config.scale)
     with torch.inference_mode():
         if isinstance(net, PaperModel):
             decode, halo = net.tile_decoder(quantised[None], table)
@@ -540,6 +543,12 @@ def reconstruct(
                 show(part_rows, part_columns, picture[part_rows, part_columns])
             report((index + 1) / len(work))
     return out if picture.shape == out.shape else picture.copy()
+
+
+def _window(chosen: Backend, scale: int) -> int:
+    if not chosen.half:
+        return DECODER_TILE
+    return ONLY_TILE[scale] if one_at_a_time() else HALF_TILE
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

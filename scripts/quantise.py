@@ -129,7 +129,9 @@ def pixels(
 ) -> NDArray[np.float64]:
     """What 8-bit output decodes to, (H, W, 3)."""
     size = (quantised.shape[0], quantised.shape[1])
-    decoder = OpenVINODecoder(plain, found, size, chosen, eight_bit=True, key=(digest,))
+    assert chosen.int8 is None or chosen.int8.digest == digest
+    rounded = tuple(chosen.int8.convolutions) if chosen.int8 else ()
+    decoder = OpenVINODecoder(plain, found, size, chosen, eight_bit=True, key=(digest, rounded))
     (out,) = decoder.outputs([torch.from_numpy(quantised).unflatten(2, (-1, COEFFICIENTS))])
     height, width = out.shape[:2]
     blocks = out.reshape(height, width, STRIDE, STRIDE, 3).swapaxes(1, 2)

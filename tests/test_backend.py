@@ -139,7 +139,7 @@ def test_backends_give_what_the_network_gives(lively, backend, gray):
 def test_windows_and_regions_are_parts_of_the_whole(lively, backend, few, monkeypatch):
     needs(backend)
     if backend == "openvino":
-        monkeypatch.setattr("napari_hyperthumb.backend_openvino.FEW", few)
+        monkeypatch.setattr("napari_hyperthumb.backend.FEW", few)
     elif not few:
         pytest.skip("OpenVINO's alone")
     quantised = coefficients(False, 36, 20)
