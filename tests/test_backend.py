@@ -155,6 +155,16 @@ def test_windows_and_regions_are_parts_of_the_whole(lively, backend, few, monkey
         assert np.abs(out - whole[top:bottom, left:right]).max() < TOLERANCE
 
 
+@pytest.mark.parametrize("few", [0, 64], ids=["two at once", "one by one"])
+def test_large_windows_are_for_one_at_a_time_in_half_precision(with_int8, few, monkeypatch):
+    monkeypatch.setattr(backend_module, "FEW", few)
+    monkeypatch.setattr(backend_module, "has_bfloat16", lambda device: True)
+    single, half = Backend("openvino"), Backend("openvino-int8", int8_of(with_int8))
+    for scale, side in pipeline.ONLY_TILE.items():
+        assert pipeline._window(single, scale) == pipeline.DECODER_TILE
+        assert pipeline._window(half, scale) == (side if few else pipeline.HALF_TILE)
+
+
 def test_eight_bits_are_close_but_not_the_same(with_int8):
     needs("openvino")
     quantised = coefficients(False, 6, 6)
