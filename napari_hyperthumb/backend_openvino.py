@@ -24,7 +24,7 @@ from .model import STRIDE
 from .pixels import Array
 from .plain import Conditions, Conv, PlainDecoder
 
-KEPT = 6_000_000
+KEPT = 10_000_000
 """HR pixels, in all, of the windows whose compiled graphs are kept for the next picture of that size. Each
 holds on to the memory it works in; in half precision a pixel counts half."""
 FAR = 1e6

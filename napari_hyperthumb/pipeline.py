@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -518,7 +517,7 @@ def reconstruct(
     rows, columns = (
         (low // STRIDE * STRIDE, whole(high, STRIDE)) for low, high in ((top, bottom), (left, right))
     )
-    out = _empty((rows[1] - rows[0], columns[1] - columns[0], *channels), np.dtype(fmt.dtype))
+    out = np.empty((rows[1] - rows[0], columns[1] - columns[0], *channels), np.dtype(fmt.dtype))
     picture = out[top - rows[0] : bottom - rows[0], left - columns[0] : right - columns[0]]
     table = torch.from_numpy(tables).float()[None].to(device)
     padded = padded_shape(shape, block)
@@ -549,14 +548,6 @@ def _window(chosen: Backend, scale: int) -> int:
     if not chosen.half:
         return DECODER_TILE
     return ONLY_TILE[scale] if one_at_a_time() else HALF_TILE
-
-
-def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """`numpy.empty` in memory of PyTorch's, which doesn't ask for huge pages: in a virtual machine those took
-    longer to come than the picture took to be put into them, a tenth of a decode at scale 4."""
-    return (
-        torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8).numpy().view(dtype).reshape(shape)
-    )
 
 
 def _outputs(
