@@ -79,7 +79,7 @@ class Shelf(Generic[Item]):
 
 
 FEW = 2
-"""Threads."""
+"""Threads, see `one_at_a_time`."""
 
 
 def one_at_a_time() -> bool:

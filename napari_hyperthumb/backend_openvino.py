@@ -28,6 +28,7 @@ KEPT = 10_000_000
 """HR pixels, in all, of the windows whose compiled graphs are kept for the next picture of that size. Each
 holds on to the memory it works in; in half precision a pixel counts half."""
 FAR = 1e6
+"""Beyond all 8-bit levels."""
 Node = Any
 """OpenVINO's nodes carry no types."""
 
@@ -96,7 +97,7 @@ def _compile(
     plain: PlainDecoder, size: tuple[int, int], chosen: Backend, eight_bit: bool, key: Key | None
 ) -> Any:
     threads = torch.get_num_threads()
-    whole: Key = (key, size, plain.components, eight_bit, chosen.name, threads)
+    whole: Key = (key, size, plain.components, eight_bit, chosen, threads)
     kept = _compiled.get(whole) if key is not None else None
     if kept is not None:
         return kept

@@ -42,9 +42,12 @@ class Rounded:
     """(outputs,): instead of the network's own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Int8:
-    """The convolutions of a `PlainDecoder` that run in eight bits, by name; the others stay in float32."""
+    """The convolutions of a `PlainDecoder` that run in eight bits, by name; the others stay in float32.
+
+    Each equals itself alone, so that what was compiled for one is never taken for another's.
+    """
 
     convolutions: Mapping[str, Rounded]
     digest: str

@@ -7,8 +7,8 @@ unread. Calibrated with nncf on crops of training pictures (never of pictures on
 own encoder coded at rates from end to end. The loss against float32 is measured on other crops, as this CPU
 runs eight bits (with bfloat16 beside them where it has instructions for that), and written
 into the file with the finest tables for which it is small enough; where none are, the file is never chosen by
-itself. The last convolution stays as it is where eight bits are good enough for more levels that way. Two or
-three minutes for each.
+itself. The last convolution stays as it is where eight bits are good enough for more levels that way. A
+minute or two for each.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CALIBRATION, HELD_OUT = 60, 50
 """Pictures."""
 LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 LAST = "out"
-"""The convolution that makes a third of what eight bits cost, where weights weren't trained for them."""
+"""The convolution that makes a third of what eight bits cost."""
 
 
 class Sample(NamedTuple):
@@ -129,9 +129,7 @@ def pixels(
 ) -> NDArray[np.float64]:
     """What 8-bit output decodes to, (H, W, 3)."""
     size = (quantised.shape[0], quantised.shape[1])
-    assert chosen.int8 is None or chosen.int8.digest == digest
-    rounded = tuple(chosen.int8.convolutions) if chosen.int8 else ()
-    decoder = OpenVINODecoder(plain, found, size, chosen, eight_bit=True, key=(digest, rounded))
+    decoder = OpenVINODecoder(plain, found, size, chosen, eight_bit=True, key=(digest,))
     (out,) = decoder.outputs([torch.from_numpy(quantised).unflatten(2, (-1, COEFFICIENTS))])
     height, width = out.shape[:2]
     blocks = out.reshape(height, width, STRIDE, STRIDE, 3).swapaxes(1, 2)

@@ -139,7 +139,7 @@ def test_backends_give_what_the_network_gives(lively, backend, gray):
 def test_windows_and_regions_are_parts_of_the_whole(lively, backend, few, monkeypatch):
     needs(backend)
     if backend == "openvino":
-        monkeypatch.setattr("napari_hyperthumb.backend.FEW", few)
+        monkeypatch.setattr(backend_module, "FEW", few)
     elif not few:
         pytest.skip("OpenVINO's alone")
     quantised = coefficients(False, 36, 20)
@@ -400,6 +400,23 @@ def test_compiled_graphs_are_kept_within_bounds(lively, monkeypatch):
     found = [run(rows) for rows in (6, 4, 12, 12)]
     assert found == [3, 4, 5, 6], "4 and 5 had to go; 12 is too large"
     assert sum(held for _, held in backend_openvino._compiled._items.values()) <= 40 * block**2
+
+
+def test_eight_bits_made_again_for_the_same_weights_get_a_graph_of_their_own(with_int8, monkeypatch):
+    needs("openvino")
+    from napari_hyperthumb import backend_openvino
+
+    path = with_int8.path.with_suffix(".int8")
+    side = 6 * with_int8.net.config.block
+    arguments = (coefficients(False, 6, 6), COARSE, (side, side), EIGHT_BIT, with_int8, CPU)
+    before = reconstruct(*arguments, backend="openvino-int8")
+    int8 = load_int8(path)
+    fewer = {name: one for name, one in int8.convolutions.items() if name != "out"}
+    save_int8(path, dataclasses.replace(int8, convolutions=fewer))
+    after = reconstruct(*arguments, backend="openvino-int8")
+    monkeypatch.setattr(backend_openvino, "_compiled", Shelf(backend_openvino.KEPT))
+    np.testing.assert_array_equal(after, reconstruct(*arguments, backend="openvino-int8"))
+    assert (after != before).any()
 
 
 def test_a_graph_serves_all_files_of_a_size_and_no_other_weights(lively, tmp_path, monkeypatch):

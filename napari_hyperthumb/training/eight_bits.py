@@ -20,15 +20,13 @@ MEMORY = 0.99
 """Share of its range that an input keeps from step to step."""
 
 
-class InputRange(nn.Module):
-    """Rounds its input to 256 values between running means of its least and greatest one."""
+class InputRange:
+    """Rounds its input, of any shape, to 256 values between running means of its least and greatest one."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.ends: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Of any shape."""
+    def __call__(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             now = torch.stack([x.amin().clamp_max(0), x.amax().clamp_min(0)]).float()
             self.ends = now if self.ends is None else self.ends.lerp(now, 1 - MEMORY)
@@ -86,5 +84,5 @@ def _round(
         out: Tensor = plain(x, weight, bias)
         return out
 
-    conv._conv_forward = forward  # type: ignore
+    conv._conv_forward = forward  # type: ignore[method-assign,assignment]
     return ends

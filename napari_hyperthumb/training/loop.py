@@ -199,11 +199,12 @@ class Trainer:
             min(getattr(net.config, name), getattr(self.net.config, name))
             for name in ("decoder_channels", "decoder_inner")
         )
-        if (size, inner) != (net.config.decoder_channels, net.config.decoder_inner):
-            net = shrink_decoder(net, size, inner, self.source.batch(0, SHRINK_CROPS))
-        if net.config.decoder_blocks > self.config.model.decoder_blocks:
-            blocks = self.config.model.decoder_blocks
-            net = drop_blocks(net, blocks, self.source.batch(0, SHRINK_CROPS))
+        narrower = (size, inner) != (net.config.decoder_channels, net.config.decoder_inner)
+        blocks = self.config.model.decoder_blocks
+        if narrower or blocks < net.config.decoder_blocks:
+            crops = self.source.batch(0, SHRINK_CROPS)
+            net = shrink_decoder(net, size, inner, crops) if narrower else net
+            net = drop_blocks(net, blocks, crops)
         try:
             grow(self.net, net)
         except ModelError as error:
